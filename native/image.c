@@ -1,0 +1,178 @@
+#define _GNU_SOURCE
+#include "image.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+static unsigned generation;
+
+static void in_forked_child(void)
+{
+    generation++;
+    launch_after_fork();
+}
+
+int image_module_init(void)
+{
+    return pthread_atfork(NULL, NULL, in_forked_child);
+}
+
+/* --- leases -------------------------------------------------------------------------------------- */
+
+/* A read lease holds off whoever opens the file for writing, from before the check until exec itself
+ * denies writing. Its notice is SIGIO, which would end a host without a handler: it is turned into SIGURG,
+ * whose default is to be ignored. fcntl(2): owner of the file or CAP_LEASE only, no O_PATH descriptor. */
+static int lease_take(int fd)
+{
+    if (fcntl(fd, F_SETSIG, SIGURG) || fcntl(fd, F_SETLEASE, F_RDLCK))
+        return errno;
+    fcntl(fd, F_SETOWN, 0);
+    return 0;
+}
+
+static void lease_begin(struct image *image)
+{
+    if (!image->leasable)
+        return;
+    pthread_mutex_lock(&image->lease_lock);
+    /* A failure here means that the file is open for writing: exec will say ETXTBSY. */
+    if (image->lease_users++ == 0)
+        lease_take(image->file[image->executed].fd);
+    pthread_mutex_unlock(&image->lease_lock);
+}
+
+static void lease_end(struct image *image)
+{
+    if (!image->leasable)
+        return;
+    pthread_mutex_lock(&image->lease_lock);
+    if (--image->lease_users == 0)
+        fcntl(image->file[image->executed].fd, F_SETLEASE, F_UNLCK);
+    pthread_mutex_unlock(&image->lease_lock);
+}
+
+static int lease_works(int fd)
+{
+    if (lease_take(fd))
+        return 0;
+    return fcntl(fd, F_SETLEASE, F_UNLCK) == 0;
+}
+
+/* --- life ---------------------------------------------------------------------------------------- */
+
+int image_init(struct image *image, int want_lease)
+{
+    image->owner = getpid();
+    image->generation = generation;
+    pthread_mutex_init(&image->lease_lock, NULL);
+    for (int i = 0; i < image->count; i++) {
+        struct held_file *f = &image->file[i];
+        int err = file_key_read(f->fd >= 0 ? NULL : f->path, f->fd, &f->key);
+        if (err)
+            return err;
+    }
+    image->leasable = want_lease && lease_works(image->file[image->executed].fd);
+    return authority_read(&image->authority);
+}
+
+void image_free(struct image *image)
+{
+    for (int i = 0; i < image->count; i++) {
+        if (image->file[i].fd >= 0)
+            close(image->file[i].fd);
+        free(image->file[i].path);
+    }
+    image->count = 0;
+    authority_free(&image->authority);
+}
+
+/* --- use ----------------------------------------------------------------------------------------- */
+
+static int check_file(struct held_file *f, struct image_result *result)
+{
+    struct file_key now;
+    result->error = file_key_read(f->path, f->fd, &now);
+    if (result->error)
+        return 0;
+    result->detail = file_key_differs(&f->key, &now);
+    return !result->detail;
+}
+
+void image_check(struct image *image, struct image_result *result)
+{
+    *result = (struct image_result){.status = IMAGE_READY};
+    if (getpid() != image->owner || generation != image->generation) {
+        result->status = IMAGE_FOREIGN;
+        return;
+    }
+    result->detail = authority_differs(&image->authority, &result->error);
+    if (result->detail || result->error) {
+        result->status = IMAGE_UNAUTHORIZED;
+        return;
+    }
+    for (int i = 0; i < image->count; i++) {
+        result->index = i;
+        if (!check_file(&image->file[i], result)) {
+            result->status = IMAGE_STALE;
+            return;
+        }
+    }
+}
+
+/* What really runs, asked of the process itself; where the kernel will not say (a set-id program), the
+ * path again. */
+static int runs_other_file(struct image *image, struct launch *l, struct image_result *result)
+{
+    char exe[32];
+    struct file_key now;
+    struct held_file *f = &image->file[image->executed];
+    snprintf(exe, sizeof exe, "/proc/%d/exe", (int)l->pid);
+    result->index = image->executed;
+    if (!file_key_read(exe, -1, &now)) {
+        result->detail = file_key_differs(&f->key, &now);
+        return result->detail != 0;
+    }
+    for (int i = 0; i < image->count; i++) {
+        result->index = i;
+        if (!check_file(&image->file[i], result))
+            return 1;
+    }
+    return 0;
+}
+
+static void kill_and_reap(struct launch *l)
+{
+    siginfo_t info;
+    sys4(SYS_pidfd_send_signal, l->pidfd, SIGKILL, 0, 0);
+    while (sys5(SYS_waitid, 3 /* P_PIDFD */, l->pidfd, &info, WEXITED | __WALL, 0) == -EINTR)
+        ;
+    close(l->pidfd);
+    l->pid = l->pidfd = -1;
+}
+
+void image_launch(struct image *image, struct launch *l, int strict, struct image_result *result)
+{
+    int64_t start = clock_ns();
+    lease_begin(image);
+    image_check(image, result);
+    int64_t checked = clock_ns();
+    if (result->status == IMAGE_READY) {
+        result->error = launch(l);
+        if (result->error) {
+            result->status = IMAGE_FAILED;
+        } else if (strict && runs_other_file(image, l, result)) {
+            kill_and_reap(l);
+            result->status = IMAGE_CHANGED;
+        }
+    }
+    lease_end(image);
+    result->check_ns = checked - start;
+    result->launch_ns = clock_ns() - checked;
+}

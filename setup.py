@@ -1,0 +1,57 @@
+"""The C extension elfolio._native; everything else about the package stands in pyproject.toml.
+
+ELFOLIO_WERROR=1 turns the compiler's warnings into errors.
+ELFOLIO_SANITIZE=1 builds for AddressSanitizer and UBSan.
+"""
+
+import os
+import shutil
+import sys
+from glob import glob
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CFLAGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
+# Python's own flags, which come first, define signed overflow and drop asserts: both would hide faults.
+UNHIDE = ["-fno-wrapv", "-UNDEBUG"]
+
+
+class BuildNative(build_ext):
+    """build_ext that names the missing Debian package in one line before the compiler is tried."""
+
+    def build_extensions(self) -> None:
+        compiler = self.compiler.compiler_so[0]
+        if shutil.which(compiler) is None:
+            sys.exit(f"elfolio: no C compiler ({compiler}); on Debian: apt-get install gcc")
+        include_dirs = [*self.include_dirs, *self.compiler.include_dirs]
+        if not any(os.path.exists(os.path.join(path, "Python.h")) for path in include_dirs):
+            sys.exit("elfolio: no Python.h for this Python; on Debian: apt-get install python3-dev")
+        super().build_extensions()
+
+
+def native() -> Extension:
+    """The extension, with flags as the environment asks."""
+    werror = ["-Werror"] if os.environ.get("ELFOLIO_WERROR") == "1" else []
+    sanitize = SANITIZE + UNHIDE if os.environ.get("ELFOLIO_SANITIZE") == "1" else []
+    return Extension(
+        "elfolio._native",
+        sources=sorted(glob("native/*.c")),
+        depends=sorted(glob("native/*.h")),
+        include_dirs=["native"],
+        define_macros=[("Py_LIMITED_API", "0x030B0000")],
+        py_limited_api=True,
+        extra_compile_args=CFLAGS + werror + sanitize,
+        extra_link_args=sanitize,
+    )
+
+
+if sys.platform != "linux":
+    sys.exit(f"elfolio: runs on Linux only; this is {sys.platform}")
+
+setup(
+    ext_modules=[native()],
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

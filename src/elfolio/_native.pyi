@@ -1,0 +1,101 @@
+"""_native: the C core as Python sees it (native/module.c)."""
+
+from collections.abc import Mapping, Sequence, Set
+from typing import TypeAlias, final
+
+Strings: TypeAlias = Sequence[object]
+Usage: TypeAlias = tuple[
+    float, float, int, int, int, int, int, int, int, int, int, int, int, int, int, int
+]
+LaunchResult: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
+"""status, pid, pidfd, detail, index, errno, failed step, how, nanoseconds of the check, of the launch."""
+
+@final
+class Image:
+    def __new__(cls, files: tuple[tuple[bytes | None, int], ...], executed: int, lease: bool, /) -> Image: ...
+    def check(self) -> LaunchResult: ...
+    def launch(
+        self,
+        argv: Strings,
+        env: None | Set[bytes] | Mapping[str, str] | object,
+        steps: bytes,
+        blob: bytes,
+        path: bytes | None,
+        exec_fd: int,
+        cgroup_fd: int,
+        flags: int,
+        strict: bool,
+        /,
+    ) -> LaunchResult: ...
+    def key(self, index: int, /) -> tuple[int, int, int, int, int, int, int, int, int, int]: ...
+    def leasable(self) -> bool: ...
+
+@final
+class Capture:
+    def __new__(
+        cls,
+        pidfd: int,
+        input_fd: int,
+        input: bytes | bytearray | memoryview | None,
+        out_fd: int,
+        err_fd: int,
+        limit: int,
+        spill_out: int,
+        spill_err: int,
+        /,
+    ) -> Capture: ...
+    def run(self, deadline_ns: int, until: int, /) -> int: ...
+    def output(self, stream: int, /) -> tuple[bytes, bytes, int, int, int]: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+def await_end(pidfd: int, deadline_ns: int, /) -> bool: ...
+def take_status(pidfd: int, /) -> tuple[int, int, Usage | None] | None: ...
+
+OP_CLOSE: int
+OP_DUP2: int
+OP_FCHDIR: int
+OP_CHDIR: int
+OP_OPEN: int
+OP_CLOSE_RANGE: int
+OP_SIGMASK: int
+OP_SIGDEFAULT: int
+OP_SAVE: int
+OP_RESTORE: int
+OP_KEEP: int
+OP_UMASK: int
+OP_RLIMIT: int
+OP_NICE: int
+OP_SETSID: int
+OP_SETPGID: int
+OP_TERMINAL: int
+OP_GROUPS: int
+OP_GID: int
+OP_UID: int
+OP_NO_NEW_PRIVS: int
+OP_PDEATHSIG: int
+OP_OOM_SCORE: int
+OP_AFFINITY: int
+OP_MERGE: int
+STEP_EXEC: int
+STEP_CGROUP: int
+STEP_CLONE: int
+STEP_PIDFD: int
+LAUNCH_COPY_MEMORY: int
+HOW_NO_CLONE3: int
+HOW_PIDFD_OPENED: int
+HOW_NAME_LOST: int
+HOW_COPIED_MEMORY: int
+HOW_RETRIED_BUSY: int
+IMAGE_READY: int
+IMAGE_FOREIGN: int
+IMAGE_UNAUTHORIZED: int
+IMAGE_STALE: int
+IMAGE_FAILED: int
+IMAGE_CHANGED: int
+ENDED: int
+ENDED_TAKEN: int
+ENDED_LOST: int
+CAPTURE_OPEN: int
+CAPTURE_ALIVE: int
+CAPTURE_INPUT: int

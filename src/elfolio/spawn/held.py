@@ -1,0 +1,185 @@
+"""spawn.held: the files that a template holds. In: a path or a descriptor. Out: Held, or the kernel's errno.
+
+A native program is one file. A script is several: itself, the interpreter of its first line, and should that
+be a script too, its interpreter, up to five; what is executed is the last one, with the arguments that the
+kernel would have put together (fs/binfmt_script.c).
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import sys
+from dataclasses import dataclass
+
+from elfolio import _native
+from elfolio.errors import InvalidArgument, UnholdableProgram
+from elfolio.spawn.names import needs_link
+
+__all__ = ["Held", "hold"]
+
+_HEAD = 256  # BINPRM_BUF_SIZE: what the kernel reads to tell the format
+_FILES = 6  # fs/exec.c, exec_binprm: five rewrites, then ELOOP
+
+# e_machine of what this kernel may execute without binfmt_misc: itself, and its 32-bit sibling.
+_MACHINES = {"x86_64": (62, 3), "aarch64": (183, 40)}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Pinned files. `image` owns the descriptors."""
+
+    image: _native.Image
+    target: str | int
+    """The path, or the descriptor that was given."""
+    name: str
+    """The task's name after a normal exec."""
+    plain_name: bool
+    """Whether executing the descriptor itself gives that name."""
+    exec_fd: int
+    files: tuple[str, ...]
+    """What `image`'s indices stand for, in words."""
+    prefix: tuple[bytes, ...]
+    """For a script: interpreter and arguments up to and including the script, which take argv[0]'s place."""
+    passed: int
+    """A descriptor that the interpreter opens as /dev/fd/N, so that the child must inherit it; or -1."""
+
+
+def hold(target: str | int, *, lease: bool) -> Held:
+    """Opens and pins `target` and what it needs to run.
+
+    Raises InvalidArgument for a relative path, PermissionError for what may not be executed (no permission,
+    a directory, a noexec mount), `ENOEXEC` for an unknown format, UnholdableProgram for one that the kernel
+    would run but that cannot be pinned.
+    """
+    opened: list[tuple[bytes | None, int]] = []
+    files: list[str] = []
+    prefix: list[bytes] = []
+    try:
+        where: str | int = target
+        while True:
+            path, fd = _open(where)
+            opened.append((path, fd))
+            files.append(str(where))
+            interpreter = _interpreter(fd, where)
+            if interpreter is None:
+                break
+            if len(opened) == _FILES:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
+            script = os.fsencode(where) if isinstance(where, str) else b"/dev/fd/%d" % fd
+            prefix[:1] = [*interpreter, script]
+            where = os.fsdecode(interpreter[0])
+        passed = opened[0][1] if prefix and isinstance(target, int) else -1
+        image = _native.Image(tuple(opened), len(opened) - 1, lease)
+    except BaseException:
+        for _, fd in opened:
+            os.close(fd)
+        raise
+    name, fd = _name(target), opened[-1][1]
+    return Held(image, target, name, not needs_link(fd, name), fd, tuple(files), tuple(prefix), passed)
+
+
+def _name(target: str | int) -> str:
+    if isinstance(target, str):
+        return os.path.basename(target)
+    try:
+        return os.path.basename(os.readlink(f"/proc/self/fd/{target}").removesuffix(" (deleted)"))
+    except OSError:
+        return str(target)
+
+
+def _open(where: str | int) -> tuple[bytes | None, int]:
+    if isinstance(where, int):
+        path, fd = None, fcntl.fcntl(where, fcntl.F_DUPFD_CLOEXEC, 3)
+    else:
+        path, fd = os.fsencode(where), _open_path(where)
+    try:
+        _check(fd, where)
+    except BaseException:
+        os.close(fd)
+        raise
+    return path, fd
+
+
+def _open_path(path: str) -> int:
+    if not path.startswith("/"):
+        raise InvalidArgument(f"a template takes an absolute path, not {path!r}: a relative one means another file elsewhere")
+    # O_PATH first: opening a FIFO or a device for reading could block, or have effects.
+    probe = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(probe).st_mode):
+            raise PermissionError(errno.EACCES, "not a regular file", path)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        except PermissionError:
+            # Executable but not readable: it can be pinned and run, its format is the kernel's to tell.
+            fd = fcntl.fcntl(probe, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(probe)
+    if fd > 2:
+        return fd
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved
+
+
+def _check(fd: int, where: str | int) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise PermissionError(errno.EACCES, "not a regular file", where)
+    if not os.access(where if isinstance(where, str) else f"/proc/self/fd/{fd}", os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), where)
+    if _on_noexec(fd, where):
+        raise PermissionError(errno.EACCES, "on a file system mounted noexec", where)
+
+
+def _on_noexec(fd: int, where: str | int) -> bool:
+    return bool(os.statvfs(where if isinstance(where, str) else fd).f_flag & os.ST_NOEXEC)
+
+
+def _interpreter(fd: int, where: str | int) -> list[bytes] | None:
+    """None for a native program; for a script, its interpreter's path and, where there is one, the argument."""
+    try:
+        head = os.pread(fd, _HEAD, 0)
+    except OSError:
+        return None  # not readable: see _open_path
+    if head[:4] == b"\x7fELF" and _is_native(head):
+        return None
+    if head[:2] != b"#!":
+        if _other_formats():
+            raise UnholdableProgram(where, "its format is binfmt_misc's, whose interpreter opens it by path")
+        raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), where)
+    words = _first_line(head[2:])
+    if not words or not words[0]:
+        raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), where)
+    if not words[0].startswith(b"/"):
+        raise UnholdableProgram(where, f"its interpreter {os.fsdecode(words[0])!r} is a relative path")
+    return words
+
+
+def _first_line(head: bytes) -> list[bytes]:
+    """The interpreter and, if there is one, its single argument, by the rules of load_script(): blanks are
+    spaces and tabs only, the argument keeps its inner ones, and a path cut off by the buffer is refused."""
+    line, newline, _ = head.partition(b"\n")
+    cut = not newline and len(head) == _HEAD - 2
+    line = line.lstrip(b" \t") if cut else line.strip(b" \t")
+    line = line.split(b"\0")[0]
+    end = min((i for i in (line.find(b" "), line.find(b"\t")) if i >= 0), default=len(line))
+    if end == len(line):
+        return [] if cut else [line]
+    argument = line[end:].lstrip(b" \t")
+    return [line[:end], argument] if argument else [line[:end]]
+
+
+def _is_native(head: bytes) -> bool:
+    if len(head) < 20:
+        return False
+    (machine,) = struct.unpack_from("<H" if sys.byteorder == "little" else ">H", head, 18)
+    return machine in _MACHINES.get(os.uname().machine, (machine,))
+
+
+def _other_formats() -> bool:
+    try:
+        return bool(set(os.listdir("/proc/sys/fs/binfmt_misc")) - {"register", "status"})
+    except OSError:
+        return False

@@ -1,0 +1,332 @@
+"""spawn.template: SpawnTemplate. In: an executable. Out: children that run it and nothing else.
+
+The contract is the kernel proposal's (RFC "exec: add spawn templates", v1), kept in userspace: pin the file,
+revalidate it and the caller's authority before every spawn, act in the child, return pid and pidfd.
+"""
+
+import errno
+import fcntl
+import os
+from types import TracebackType
+from typing import Literal, Unpack
+
+from elfolio import _native
+from elfolio.errors import InvalidArgument, StaleTemplate
+from elfolio.spawn import cgroup as cgroups
+from elfolio.spawn import names
+from elfolio.spawn.capture import Capturing, Completed, RunKeywords
+from elfolio.spawn.child import Child, reap_abandoned
+from elfolio.spawn.counts import ProgramCounts, counts_for
+from elfolio.spawn.held import Held, hold
+from elfolio.spawn.options import Options, SpawnKeywords, StrPath
+from elfolio.spawn.plan import Plan, compile_plan
+from elfolio.spawn.streams import Streams, StreamTarget
+
+__all__ = ["Arguments", "SpawnTemplate"]
+
+Arguments = list[str | bytes] | tuple[str | bytes, ...] | list[str] | list[bytes]
+Audit = Literal["descriptor", "strict"]
+
+_FIELDS = ("device", "inode", "size", "mode", "owner", "group", "ctime", "mtime")
+_AUTHORITY = ("ids", "supplementary groups", "capabilities", "securebits", "no_new_privs", "security label")
+_DOINGS = (
+    (_native.HOW_NO_CLONE3, "clone3 missing or refused"),
+    (_native.HOW_PIDFD_OPENED, "pidfd opened after the start"),
+    (_native.HOW_NAME_LOST, "task name left to the kernel"),
+    (_native.HOW_COPIED_MEMORY, "memory descriptor copied"),
+    (_native.HOW_RETRIED_BUSY, "retried after ETXTBSY"),
+)
+
+
+def _bits(names: tuple[str, ...], mask: int) -> tuple[str, ...]:
+    return tuple(name for i, name in enumerate(names) if mask >> i & 1)
+
+
+class SpawnTemplate:
+    """One executable, pinned, from which children are spawned.
+
+    `target` is an absolute path or an open descriptor. `temperature`: "cold" (the only one yet). `audit`:
+    "descriptor" executes the pinned descriptor; "strict" executes the path, so that AT_EXECFN and audit rules
+    on execve are exact, and asks the child afterwards what it runs. `rebuild`: on a changed file, hold the new
+    one instead of raising StaleTemplate. `lease`: hold off in-place writers from the check until exec, where
+    the kernel allows it (owner of the file or CAP_LEASE); see docs/security.md for the window without.
+
+    Raises InvalidArgument (also a ValueError) for a relative path, FileNotFoundError, PermissionError for what
+    may not be executed, OSError (`ENOEXEC`) for an unknown format.
+
+    A template belongs to the process that made it: after a fork, in a multiprocessing worker and unpickled it
+    refuses with PermissionError. Spawning is safe from any number of threads.
+    """
+
+    def __init__(
+        self,
+        target: StrPath | int,
+        *,
+        temperature: Literal["cold"] = "cold",
+        audit: Audit = "descriptor",
+        rebuild: bool = False,
+        lease: bool = True,
+    ) -> None:
+        if temperature != "cold":
+            raise InvalidArgument(f"temperature must be 'cold', not {temperature!r}")
+        if audit not in ("descriptor", "strict"):
+            raise InvalidArgument(f"audit must be 'descriptor' or 'strict', not {audit!r}")
+        if audit == "strict" and isinstance(target, int):
+            raise InvalidArgument("audit='strict' executes a path: give one, not a descriptor")
+        self.temperature = temperature
+        self.audit = audit
+        self.rebuild = rebuild
+        self._lease = lease
+        self.target: str | int = target if isinstance(target, int) else os.fsdecode(target)
+        self._held: Held | None = None
+        self._foreign = False
+        self._counts: ProgramCounts = counts_for(str(self.target))
+        self._held = hold(self.target, lease=lease)
+        if isinstance(self.target, int):
+            # The caller may close the descriptor given: what is pinned is a copy.
+            self._counts = counts_for(self._held.name)
+
+    def __repr__(self) -> str:
+        return f"<SpawnTemplate {self.target!r} {self.temperature}{'' if self._held else ' closed'}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Authority to spawn is not passed on: what is unpickled refuses, and names the program."""
+        return _refusing, (self.target,)
+
+    def __enter__(self) -> "SpawnTemplate":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_held", None) is not None:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of the files. Children live on; a spawn afterwards raises ValueError."""
+        held, self._held = self._held, None
+        if held is not None:
+            names.unlink_for(held.exec_fd)
+
+    @property
+    def leased(self) -> bool:
+        """Whether in-place writers are held off during a spawn."""
+        return self._current().image.leasable()
+
+    def check(self) -> None:
+        """Raises what a spawn would raise: StaleTemplate, PermissionError; nothing if it would start."""
+        held = self._current()
+        result = held.image.check()
+        if result[0] != _native.IMAGE_READY:
+            raise self._refusal(held, result)
+
+    def spawn(
+        self,
+        argv: Arguments,
+        *,
+        stdin: StreamTarget = None,
+        stdout: StreamTarget = None,
+        stderr: StreamTarget = None,
+        **options: Unpack[SpawnKeywords],
+    ) -> Child:
+        """Starts the program with `argv`, argv[0] included, and returns the running child.
+
+        Streams are descriptors, files, PIPE, DEVNULL or INHERIT, for stderr also STDOUT; a stdin of None is
+        /dev/null, outputs of None are the host's. A PIPE gives `child.stdin`, `child.stdout`, `child.stderr`
+        as unbuffered binary files. `options`: see `elfolio.spawn.options.Options`.
+
+        Raises StaleTemplate, PermissionError, InvalidArgument, and the OSError of a step that failed in the
+        child, with the action's index and the action, or the keyword, in its message. Nothing is left behind.
+        """
+        streams = Streams(stdin, stdout, stderr)
+        try:
+            child = self.launch(argv, Options(**options), streams.child)
+        except BaseException:
+            streams.close()
+            raise
+        streams.spawned()
+        for which, name, mode in ((0, "stdin", "wb"), (1, "stdout", "rb"), (2, "stderr", "rb")):
+            if streams.ours[which] >= 0:
+                setattr(child, name, open(streams.take(which), mode, buffering=0))  # noqa: SIM115
+        return child
+
+    def run(self, argv: Arguments, **keywords: Unpack[RunKeywords]) -> Completed:
+        """Starts the program, feeds it, waits, and returns what it said; see `elfolio.spawn.capture`."""
+        return Capturing(self, argv, keywords).run()
+
+    async def arun(self, argv: Arguments, **keywords: Unpack[RunKeywords]) -> Completed:
+        """`run` without blocking the event loop; cancelling it kills the tree and reaps it."""
+        from elfolio.spawn.aio import arun
+
+        return await arun(Capturing(self, argv, keywords))
+
+    def launch(
+        self,
+        argv: Arguments,
+        options: Options,
+        streams: tuple[int, int, int],
+        script: str | None = None,
+    ) -> Child:
+        """`spawn` with everything resolved: the standard streams are descriptors, INHERITED or NULL_DEVICE
+        (`elfolio.spawn.plan`). `script` is what a script is told to be called, if not the template's path."""
+        reap_abandoned()
+        member = cgroups.join(options.cgroup, options.private_cgroup)
+        try:
+            try:
+                return self._launch(argv, options, streams, member, script)
+            except StaleTemplate:
+                if not self.rebuild or isinstance(self.target, int):
+                    raise
+                self._rebuild()
+                return self._launch(argv, options, streams, member, script)
+        except BaseException:
+            if member is not None:
+                member.discard()
+            raise
+
+    def _launch(
+        self,
+        argv: Arguments,
+        options: Options,
+        streams: tuple[int, int, int],
+        member: cgroups.Membership | None,
+        script: str | None,
+    ) -> Child:
+        held = self._current()
+        if not argv:
+            raise InvalidArgument("argv must have at least argv[0]")
+        arguments = list(argv)
+        plan = compile_plan(options, streams, held.passed)
+        path, fd, borrowed = self._way(held, plan)
+        try:
+            result = held.image.launch(
+                _script_arguments(held, arguments, script) if held.prefix else arguments,
+                _environment(options),
+                plan.steps,
+                plan.blob,
+                path,
+                fd,
+                -1 if member is None else member.fd,
+                plan.flags,
+                self.audit == "strict",
+            )
+        finally:
+            if borrowed:
+                names.unlink_for(fd)
+                os.close(fd)
+        status, pid, pidfd, _, _, _, _, how, check_ns, launch_ns = result
+        if status != _native.IMAGE_READY:
+            error = self._refusal(held, result, plan, options)
+            self._counts.failed(type(error).__name__)
+            raise error
+        if member is not None:
+            member.release()
+        self._counts.started("cold", check_ns, launch_ns, _doings(how) if how else ())
+        return Child(
+            arguments,
+            pid,
+            pidfd,
+            "cold",
+            self._counts,
+            leads=options.start_new_session or options.process_group == 0,
+            cgroup=None if member is None else member.private,
+        )
+
+    def _way(self, held: Held, plan: Plan) -> tuple[bytes | None, int, bool]:
+        """What to execute: a path or None, a descriptor or -1, and whether that one is to be closed again."""
+        if self.audit == "strict":
+            return os.fsencode(self.target), -1, False  # type: ignore[arg-type]
+        fd, borrowed = held.exec_fd, False
+        if plan.replaced and plan.replaces(fd):
+            # An action gives the descriptor's number to something else: pin the file under another one.
+            fd, borrowed = _free_of(plan, fd), True
+        if held.plain_name and not borrowed:
+            return None, fd, False
+        link = names.link_for(fd, held.name)
+        return (None if link is None else os.fsencode(link)), fd, borrowed
+
+    def _current(self) -> Held:
+        if self._foreign:
+            raise PermissionError(errno.EACCES, "a template stays in the process that made it; make one here", self.target)
+        held = self._held
+        if held is None:
+            raise ValueError(f"the template of {self.target!r} is closed")
+        return held
+
+    def _rebuild(self) -> None:
+        held = hold(self.target, lease=self._lease)
+        old, self._held = self._held, held
+        self._counts.rebuilt()
+        if old is not None:
+            names.unlink_for(old.exec_fd)
+
+    def _refusal(
+        self, held: Held, result: "_native.LaunchResult", plan: Plan | None = None, options: Options | None = None
+    ) -> OSError:
+        status, _, _, detail, index, error, failed, *_ = result
+        if status == _native.IMAGE_FOREIGN:
+            return PermissionError(errno.EACCES, "a template stays in the process that made it; make one here", self.target)
+        if status == _native.IMAGE_UNAUTHORIZED:
+            if error:
+                return OSError(error, f"credentials cannot be read: {os.strerror(error)}")
+            what = ", ".join(_bits(_AUTHORITY, detail))
+            return PermissionError(errno.EACCES, f"{what} changed since the template was made; make a new one", self.target)
+        if status in (_native.IMAGE_STALE, _native.IMAGE_CHANGED):
+            return _stale(held.files[index], detail, error, status == _native.IMAGE_CHANGED)
+        if failed == _native.STEP_CLONE or failed == _native.STEP_PIDFD:
+            return OSError(error, f"no process could be made: {os.strerror(error)}")
+        if failed == _native.STEP_CGROUP:
+            return OSError(error, f"cgroup: {os.strerror(error)}")
+        if failed == _native.STEP_EXEC or plan is None or options is None:
+            return OSError(error, os.strerror(error), self.target)
+        return plan.failure(failed, error, options)
+
+
+def _refusing(target: str | int) -> SpawnTemplate:
+    template = object.__new__(SpawnTemplate)
+    template.target = target
+    template.temperature = "cold"
+    template._held = None
+    template._foreign = True
+    return template
+
+
+def _stale(file: str, detail: int, error: int, afterwards: bool) -> StaleTemplate:
+    changed = _bits(_FIELDS, detail)
+    why = f"{', '.join(changed)} changed" if changed else os.strerror(error)
+    return StaleTemplate(file, changed, f"{why} during the start; the child was killed" if afterwards else why)
+
+
+def _doings(how: int) -> tuple[str, ...]:
+    return tuple(reason for bit, reason in _DOINGS if how & bit)
+
+
+def _environment(options: Options) -> object:
+    if options.env_allow is not None:
+        return frozenset(os.fsencode(name) for name in options.env_allow)
+    return options.env
+
+
+def _script_arguments(held: Held, argv: list[str | bytes], script: str | None) -> list[str | bytes]:
+    """What load_script() makes of them: argv[0] goes, interpreter and script come."""
+    prefix: list[str | bytes] = list(held.prefix)
+    if script is not None:
+        prefix[-1] = script
+    return prefix + argv[1:]
+
+
+def _free_of(plan: Plan, fd: int) -> int:
+    """A copy of `fd` under a number that no action touches."""
+    wasted: list[int] = []
+    try:
+        while True:
+            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            if not plan.replaces(copy):
+                return copy
+            wasted.append(copy)
+    finally:
+        for copy in wasted:
+            os.close(copy)

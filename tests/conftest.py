@@ -1,0 +1,112 @@
+"""What holds for every test: a skip gives its reason, and no child, descriptor or file is left behind."""
+
+import gc
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Linux's waitid sees children with any exit signal only with __WALL (include/uapi/linux/wait.h).
+WALL = 0x40000000
+
+# A deadline per example would be an assertion on absolute time. The blob reproduces a failure; no database.
+hypothesis.settings.register_profile("elfolio", deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile("elfolio")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run; each reason says how to force the test."""
+    lacking = []
+    if os.geteuid() != 0:
+        lacking.append(("root", "needs root; to force: sudo .venv/bin/python -m pytest -m root"))
+    if shutil.which(f"qemu-system-{os.uname().machine}") is None:
+        lacking.append(("qemu", "needs qemu; to force: apt-get install qemu-system, then pytest -m qemu"))
+    for name, reason in lacking:
+        for item in items:
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the test process holds at one moment."""
+
+    children: frozenset[int]
+    descriptors: dict[int, str]
+    files: frozenset[Path]
+
+    def leaked_since(self, before: "Held") -> list[str]:
+        """What is held now and was not before, one line each. Descriptors count only if their number grew."""
+        lines = [f"child {pid}: {_command(pid)}" for pid in sorted(self.children - before.children)]
+        lines += [f"left behind: {path}" for path in sorted(self.files - before.files)]
+        if len(self.descriptors) > len(before.descriptors):
+            fresh = self.descriptors.items() - before.descriptors.items()
+            lines += [f"descriptor {fd}: {target}" for fd, target in sorted(fresh)]
+        return lines
+
+
+def held() -> Held:
+    """Children (zombies too), open descriptors, and elfolio's temporary files."""
+    places = {Path(tempfile.gettempdir()), Path("/dev/shm")}
+    files = frozenset(path for place in places for path in place.glob("elfolio-*"))
+    return Held(frozenset(_children()), _descriptors(), files)
+
+
+def _children() -> list[int]:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
+    except ChildProcessError:
+        return []  # the usual case, for one system call
+    return [
+        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
+    ]
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the descriptor that listed the directory
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return f"{Path(f'/proc/{pid}/comm').read_text().strip()} ({state})"
+    except OSError:
+        return "gone"
+
+
+def _reap(pids: frozenset[int]) -> None:
+    """Kill and reap leaked children, so that the next test starts clean. An unreaped pid cannot be reused."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, WALL)
+        except (ChildProcessError, ProcessLookupError):
+            continue
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a child, a descriptor or a temporary file; `leaky(reason)` opts out."""
+    before = held()
+    yield
+    after = held()
+    if not after.leaked_since(before):
+        return
+    gc.collect()  # only now: a full collection costs more than most tests
+    after = held()
+    leaked = after.leaked_since(before)
+    _reap(after.children - before.children)
+    if leaked and not request.node.get_closest_marker("leaky"):
+        pytest.fail("left behind by this test:\n  " + "\n  ".join(leaked), pytrace=False)
