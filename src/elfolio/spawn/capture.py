@@ -194,6 +194,10 @@ class Capturing:
         """When the timeout has passed, CLOCK_MONOTONIC nanoseconds; -1 for never."""
         return -1 if self.timeout is None else max(1, self._start_ns + int(self.timeout * 1e9))
 
+    def remaining(self) -> float | None:
+        """Seconds until then; None for ever."""
+        return None if self.timeout is None else (self.deadline - time.monotonic_ns()) / 1e9
+
     def run(self) -> Completed:
         """The whole, blocking."""
         self.start()

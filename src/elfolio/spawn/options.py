@@ -5,8 +5,7 @@ The names are the standard library's where it has one.
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict, Unpack
 
 from elfolio.errors import InvalidArgument, TooManyActions
 from elfolio.spawn.actions import MAX_ACTIONS, Action
@@ -46,9 +45,9 @@ class SpawnKeywords(TypedDict, total=False):
     restore_signals: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """One spawn's keywords.
+    """One spawn's keywords, frozen. What is not given is the class's own value: most spawns give two or three
+    of them, and a start takes half a millisecond.
 
     In the child they take effect in this order: standard streams, `pass_fds`, `cwd`, `umask`, session,
     process group, terminal, `nice`, `cpu_affinity`, `oom_score_adj`; then `actions`; then descriptors are
@@ -97,7 +96,20 @@ class Options:
     restore_signals: bool = True
     """SIGPIPE and SIGXFSZ, which Python ignores, are the default again."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, **keywords: Unpack[SpawnKeywords]) -> None:
+        if unknown := keywords.keys() - _KEYWORDS:
+            raise TypeError(f"unknown keyword {min(unknown)!r}")
+        self.__dict__.update(keywords)
+        if keywords:
+            self._check()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} is set when Options are made, not later")
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+    def _check(self) -> None:
         if self.env is not None and self.env_allow is not None:
             raise InvalidArgument("env and env_allow exclude each other")
         if self.inherit_fds and self.close_targets:
@@ -121,7 +133,16 @@ class Options:
             raise InvalidArgument(f"umask runs from 0 to 0o777, not {self.umask:#o}")
 
     @property
+    def shapes_plan(self) -> bool:
+        """Whether any option beyond the environment is given, so that the child has more to do than usual."""
+        return not _ENVIRONMENT.issuperset(vars(self))
+
+    @property
     def needs_memory_copy(self) -> bool:
         """Whether an option touches the memory descriptor, the parent's own in a CLONE_VM child: setuid
         clears its dumpable flag, PR_SET_MEMORY_MERGE marks its VMAs (both tried on 6.18)."""
         return self.memory_merge or not (self.user is None and self.group is None and self.extra_groups is None)
+
+
+_ENVIRONMENT = frozenset(("env", "env_allow"))
+_KEYWORDS = SpawnKeywords.__annotations__.keys()

@@ -121,9 +121,25 @@ class _Builder:
         self.add(label, _native.OP_OPEN, fd=dirfd, newfd=newfd, arg=path, arg2=how)
 
 
+_PLANS_KEPT = 64
+_plain: dict[tuple[tuple[int, int, int], int], Plan] = {}
+"""Plans without options, by streams: pipes get the same numbers again and again."""
+
+
 def compile_plan(options: Options, streams: tuple[int, int, int], also: int = -1) -> Plan:
     """Compiles `options` for a child whose standard streams are `streams`: descriptors of the parent,
     INHERITED or NULL_DEVICE. `also` is one more descriptor to pass, or -1. Raises InvalidArgument."""
+    if not options.shapes_plan:
+        plan = _plain.get((streams, also))
+        if plan is None:
+            plan = _compile(options, streams, also)
+            if len(_plain) < _PLANS_KEPT:
+                _plain[streams, also] = plan
+        return plan
+    return _compile(options, streams, also)
+
+
+def _compile(options: Options, streams: tuple[int, int, int], also: int) -> Plan:
     b = _Builder()
     kept = {fd for fd in (*options.pass_fds, also) if fd > 2}
     _streams(b, streams)

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 from types import TracebackType
-from typing import Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument, StaleTemplate
@@ -21,6 +21,9 @@ from elfolio.spawn.held import Held, hold
 from elfolio.spawn.options import Options, SpawnKeywords, StrPath
 from elfolio.spawn.plan import Plan, compile_plan
 from elfolio.spawn.streams import Streams, StreamTarget
+
+if TYPE_CHECKING:
+    from elfolio.spawn.aio import AsyncChild
 
 __all__ = ["Arguments", "SpawnTemplate"]
 
@@ -162,6 +165,20 @@ class SpawnTemplate:
         from elfolio.spawn.aio import arun
 
         return await arun(Capturing(self, argv, keywords))
+
+    async def astart(
+        self,
+        argv: Arguments,
+        *,
+        stdin: StreamTarget = None,
+        stdout: StreamTarget = None,
+        stderr: StreamTarget = None,
+        **options: Unpack[SpawnKeywords],
+    ) -> "AsyncChild":
+        """`spawn` for the running event loop: pipes become asyncio's streams, `wait` can be awaited."""
+        from elfolio.spawn.aio import adopt
+
+        return await adopt(self.spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, **options))
 
     def launch(
         self,
