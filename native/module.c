@@ -14,7 +14,7 @@ PyObject *raise_errno(int err)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static PyObject *usage_tuple(const struct rusage *u)
+PyObject *usage_tuple(const struct rusage *u)
 {
     double user = (double)u->ru_utime.tv_sec + (double)u->ru_utime.tv_usec * 1e-6;
     double system = (double)u->ru_stime.tv_sec + (double)u->ru_stime.tv_usec * 1e-6;
@@ -108,6 +108,7 @@ static const struct constant constants[] = {
     {"HOW_NAME_LOST", HOW_NAME_LOST},
     {"HOW_COPIED_MEMORY", HOW_COPIED_MEMORY},
     {"HOW_RETRIED_BUSY", HOW_RETRIED_BUSY},
+    {"LOST_CODE", LOST_CODE},
     {"IMAGE_READY", IMAGE_READY},
     {"IMAGE_FOREIGN", IMAGE_FOREIGN},
     {"IMAGE_UNAUTHORIZED", IMAGE_UNAUTHORIZED},
@@ -123,10 +124,16 @@ static const struct constant constants[] = {
     {NULL, 0},
 };
 
-static int add_type(PyObject *module, PyType_Spec *spec)
+PyTypeObject *counts_type;
+PyTypeObject *process_type;
+
+/* The module's reference keeps the type alive; `kept` gets one of its own. */
+static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **kept)
 {
     PyObject *type = PyType_FromSpec(spec);
     int err = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    if (!err && kept)
+        *kept = (PyTypeObject *)Py_NewRef(type);
     Py_XDECREF(type);
     return err;
 }
@@ -136,7 +143,8 @@ static int module_exec(PyObject *module)
     for (const struct constant *c = constants; c->name; c++)
         if (PyModule_AddIntConstant(module, c->name, c->value))
             return -1;
-    if (add_type(module, &image_spec) || add_type(module, &capture_spec))
+    if (add_type(module, &image_spec, NULL) || add_type(module, &capture_spec, NULL) ||
+        add_type(module, &counts_spec, &counts_type) || add_type(module, &process_spec, &process_type))
         return -1;
     int err = image_module_init();
     if (err) {

@@ -6,12 +6,28 @@
 #include <Python.h>
 #include <errno.h>
 
+#include <sys/resource.h>
+
 #include "capture.h"
+#include "image.h"
 
 extern PyType_Spec image_spec;
 extern PyType_Spec capture_spec;
+extern PyType_Spec counts_spec;
+extern PyType_Spec process_spec;
+
+/* The types that Image.launch is handed, kept so that what it gets can be checked. */
+extern PyTypeObject *counts_type;
+extern PyTypeObject *process_type;
+
+/* The return code of a child whose status somebody else took, on a kernel that keeps none. */
+#define LOST_CODE 255
 
 /* Sets OSError (or its subclass) and returns NULL. */
 PyObject *raise_errno(int err);
+PyObject *usage_tuple(const struct rusage *usage);
+/* An instance of `type`, a subclass of Process, made before its process: nothing may fail afterwards. */
+PyObject *process_unborn(PyTypeObject *type, PyObject *counts);
+void process_born(PyObject *self, const struct launch *l, const struct image_result *r);
 
 #endif

@@ -108,29 +108,44 @@ static int strings_from_mapping(struct strings *s, PyObject *env)
     return err;
 }
 
-/* A copy: once the interpreter lock is released, another thread's os.environ[...] = may free what the child
- * reads. `allowed` is None, or a container of the names (bytes) that may pass. */
+static int passes(PyObject *allowed, const char *variable)
+{
+    if (allowed == Py_None)
+        return 1;
+    PyObject *name = PyBytes_FromStringAndSize(variable, (Py_ssize_t)strcspn(variable, "="));
+    int pass = name ? PySet_Contains(allowed, name) : -1;
+    Py_XDECREF(name);
+    return pass;
+}
+
+/* A copy, in one block: once the interpreter lock is released, another thread's os.environ[...] = may free
+ * what the child reads. `allowed` is None, or a set of the names (bytes) that may pass. */
 static int strings_from_environ(struct strings *s, PyObject *allowed)
 {
-    Py_ssize_t count = 0, kept = 0;
-    while (environ && environ[count])
-        count++;
-    if (strings_init(s, count))
+    size_t count = 0, bytes = 0;
+    *s = (struct strings){NULL, NULL};
+    for (; environ && environ[count]; count++)
+        bytes += strlen(environ[count]) + 1;
+    s->array = malloc((count + 1) * sizeof *s->array + bytes);
+    if (!s->array) {
+        PyErr_NoMemory();
         return -1;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        const char *equals = strchr(environ[i], '=');
-        int pass = 1;
-        if (allowed != Py_None) {
-            Py_ssize_t length = equals ? equals - environ[i] : (Py_ssize_t)strlen(environ[i]);
-            PyObject *name = PyBytes_FromStringAndSize(environ[i], length);
-            pass = name ? PySequence_Contains(allowed, name) : -1;
-            Py_XDECREF(name);
-        }
-        if (pass < 0 || (pass && strings_add(s, kept++, PyBytes_FromString(environ[i])))) {
+    }
+    char *at = (char *)(s->array + count + 1);
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        int pass = passes(allowed, environ[i]);
+        if (pass < 0) {
             strings_free(s);
             return -1;
         }
+        if (!pass)
+            continue;
+        size_t size = strlen(environ[i]) + 1;
+        s->array[kept++] = memcpy(at, environ[i], size);
+        at += size;
     }
+    s->array[kept] = NULL;
     return 0;
 }
 
@@ -223,37 +238,40 @@ fail:
     return NULL;
 }
 
-static PyObject *result_tuple(const struct image_result *r, const struct launch *l)
+static PyObject *refusal_tuple(const struct image_result *r, const struct launch *l)
 {
-    return Py_BuildValue("(iiikiiiILL)", (int)r->status, (int)l->pid, l->pidfd, (unsigned long)r->detail, r->index,
-                         r->error, l->failed, (unsigned)l->how, (long long)r->check_ns, (long long)r->launch_ns);
+    return Py_BuildValue("(ikiii)", (int)r->status, (unsigned long)r->detail, r->index, r->error, l->failed);
 }
 
 static PyObject *image_py_check(PyObject *self, PyObject *unused)
 {
     struct image *image = &((ImageObject *)self)->image;
-    struct launch none = {.pid = -1, .pidfd = -1};
+    struct launch none = {.failed = 0};
     struct image_result result;
     (void)unused;
     Py_BEGIN_ALLOW_THREADS
     image_check(image, &result);
     Py_END_ALLOW_THREADS
-    return result_tuple(&result, &none);
+    return result.status == IMAGE_READY ? Py_NewRef(Py_None) : refusal_tuple(&result, &none);
 }
 
 static PyObject *image_py_launch(PyObject *self, PyObject *args)
 {
     struct image *image = &((ImageObject *)self)->image;
-    PyObject *argv, *env, *out = NULL;
+    PyObject *type, *counts, *argv, *env, *out = NULL;
     const char *steps, *blob, *path;
     Py_ssize_t steps_size, blob_size, path_size;
     struct strings arg_strings, env_strings;
     int exec_fd, cgroup_fd, strict;
     unsigned flags;
 
-    if (!PyArg_ParseTuple(args, "OOy#y#z#iiIp", &argv, &env, &steps, &steps_size, &blob, &blob_size, &path,
+    if (!PyArg_ParseTuple(args, "O!O!OOy#y#z#iiIp", &PyType_Type, &type, counts_type, &counts, &argv, &env, &steps, &steps_size, &blob, &blob_size, &path,
                           &path_size, &exec_fd, &cgroup_fd, &flags, &strict))
         return NULL;
+    if (!PyType_IsSubtype((PyTypeObject *)type, process_type)) {
+        PyErr_SetString(PyExc_TypeError, "a child's type must be a subclass of Process");
+        return NULL;
+    }
     Py_ssize_t count = steps_size / (Py_ssize_t)sizeof(struct step);
     if (steps_size % (Py_ssize_t)sizeof(struct step) ||
         !steps_are_sound((const struct step *)steps, count, blob, blob_size)) {
@@ -262,7 +280,8 @@ static PyObject *image_py_launch(PyObject *self, PyObject *args)
     }
     if (strings_from_argv(&arg_strings, argv))
         return NULL;
-    if (!strings_from_env(&env_strings, env)) {
+    PyObject *process = process_unborn((PyTypeObject *)type, counts);
+    if (process && !strings_from_env(&env_strings, env)) {
         struct image_result result;
         struct launch l = {.path = path, .exec_fd = exec_fd, .argv = arg_strings.array, .envp = env_strings.array,
                            .steps = (const struct step *)steps, .step_count = (uint32_t)count, .blob = blob,
@@ -270,9 +289,15 @@ static PyObject *image_py_launch(PyObject *self, PyObject *args)
         Py_BEGIN_ALLOW_THREADS
         image_launch(image, &l, strict, &result);
         Py_END_ALLOW_THREADS
-        out = result_tuple(&result, &l);
+        if (result.status == IMAGE_READY) {
+            process_born(process, &l, &result);
+            out = Py_NewRef(process);
+        } else {
+            out = refusal_tuple(&result, &l);
+        }
         strings_free(&env_strings);
     }
+    Py_XDECREF(process);
     strings_free(&arg_strings);
     return out;
 }
@@ -299,9 +324,10 @@ static PyObject *image_py_leasable(PyObject *self, PyObject *unused)
 }
 
 static PyMethodDef image_methods[] = {
-    {"check", image_py_check, METH_NOARGS, "check() -> result tuple: whether a launch would be allowed now."},
+    {"check", image_py_check, METH_NOARGS, "check() -> None, or why a launch would be refused now: (status, detail, file, errno, step)."},
     {"launch", image_py_launch, METH_VARARGS,
-     "launch(argv, env, steps, blob, path, exec_fd, cgroup_fd, flags, strict) -> result tuple."},
+     "launch(type, counts, argv, env, steps, blob, path, exec_fd, cgroup_fd, flags, strict) -> a `type`, or as "
+     "check()."},
     {"key", image_py_key, METH_O, "key(index) -> the identity held of that file."},
     {"leasable", image_py_leasable, METH_NOARGS, "leasable() -> whether launches hold a read lease."},
     {NULL, NULL, 0, NULL},

@@ -1,21 +1,43 @@
 """_native: the C core as Python sees it (native/module.c)."""
 
 from collections.abc import Mapping, Sequence, Set
-from typing import TypeAlias, final
+from typing import TypeAlias, TypeVar, final
 
 Strings: TypeAlias = Sequence[object]
 Usage: TypeAlias = tuple[
     float, float, int, int, int, int, int, int, int, int, int, int, int, int, int, int
 ]
-LaunchResult: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
-"""status, pid, pidfd, detail, index, errno, failed step, how, nanoseconds of the check, of the launch."""
+Refusal: TypeAlias = tuple[int, int, int, int, int]
+"""status (IMAGE_*), detail, index of the held file, errno, failed step."""
+
+class Counts:
+    started: int
+    check_ns: int
+    launch_ns: int
+    life_ns: int
+
+class Process:
+    pid: int
+    pidfd: int
+    how: int
+    @property
+    def returncode(self) -> int | None: ...
+    @property
+    def usage(self) -> Usage | None: ...
+    def await_end(self, deadline_ns: int, /) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def detach(self) -> int: ...
+
+_P = TypeVar("_P", bound=Process)
 
 @final
 class Image:
     def __new__(cls, files: tuple[tuple[bytes | None, int], ...], executed: int, lease: bool, /) -> Image: ...
-    def check(self) -> LaunchResult: ...
+    def check(self) -> Refusal | None: ...
     def launch(
         self,
+        type: type[_P],
+        counts: Counts,
         argv: Strings,
         env: None | Set[bytes] | Mapping[str, str] | object,
         steps: bytes,
@@ -26,7 +48,7 @@ class Image:
         flags: int,
         strict: bool,
         /,
-    ) -> LaunchResult: ...
+    ) -> _P | Refusal: ...
     def key(self, index: int, /) -> tuple[int, int, int, int, int, int, int, int, int, int]: ...
     def leasable(self) -> bool: ...
 
@@ -87,6 +109,7 @@ HOW_PIDFD_OPENED: int
 HOW_NAME_LOST: int
 HOW_COPIED_MEMORY: int
 HOW_RETRIED_BUSY: int
+LOST_CODE: int
 IMAGE_READY: int
 IMAGE_FOREIGN: int
 IMAGE_UNAUTHORIZED: int

@@ -12,7 +12,7 @@ from pathlib import Path
 from elfolio.errors import InvalidArgument
 from elfolio.spawn.options import StrPath
 
-__all__ = ["Membership", "PrivateCgroup", "join"]
+__all__ = ["Membership", "PrivateCgroup"]
 
 _numbers = itertools.count()
 
@@ -111,7 +111,3 @@ def own_cgroup(proc: str = "/proc") -> Path:
         raise FileNotFoundError(errno.ENOENT, "no cgroup v2 hierarchy is mounted here", "cgroup2")
     return where / entry[3:].lstrip("/")
 
-
-def join(cgroup: StrPath | int | None, private: bool) -> Membership | None:
-    """None where the child stays in the host's cgroup."""
-    return Membership(cgroup, private) if private or cgroup is not None else None

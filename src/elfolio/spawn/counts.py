@@ -2,8 +2,10 @@
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from elfolio import _native
 
 __all__ = ["ProgramCounts", "ProgramStats", "Stats", "counts_for", "standard_path", "stats"]
 
@@ -39,26 +41,18 @@ class Stats:
     """Starts that the drop-ins left to the standard library, by reason."""
 
 
-class ProgramCounts:
-    """The running totals of one program. Every method may be called from any thread."""
-
-    __slots__ = ("_failures", "_fallbacks", "_lock", "_rebuilds", "_temperatures", "_times")
+class ProgramCounts(_native.Counts):
+    """The running totals of one program: the common ones in C, what is rare here. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._temperatures: Counter[str] = Counter()
         self._fallbacks: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._rebuilds = 0
-        self._times = [0, 0, 0]
 
-    def started(self, temperature: str, check_ns: int, launch_ns: int, fallbacks: tuple[str, ...]) -> None:
+    def fell_back(self, reasons: Iterable[str]) -> None:
         with self._lock:
-            self._temperatures[temperature] += 1
-            self._times[0] += check_ns
-            self._times[1] += launch_ns
-            for reason in fallbacks:
-                self._fallbacks[reason] += 1
+            self._fallbacks.update(reasons)
 
     def failed(self, reason: str) -> None:
         with self._lock:
@@ -68,19 +62,17 @@ class ProgramCounts:
         with self._lock:
             self._rebuilds += 1
 
-    def ended(self, life_ns: int) -> None:
-        with self._lock:
-            self._times[2] += life_ns
-
     def frozen(self) -> ProgramStats:
         with self._lock:
             return ProgramStats(
-                sum(self._temperatures.values()),
-                dict(self._temperatures),
-                dict(self._fallbacks),
-                dict(self._failures),
-                self._rebuilds,
-                *self._times,
+                spawns=self.started,
+                by_temperature={"cold": self.started},
+                fallbacks=dict(self._fallbacks),
+                failures=dict(self._failures),
+                stale_rebuilds=self._rebuilds,
+                check_ns=self.check_ns,
+                launch_ns=self.launch_ns,
+                life_ns=self.life_ns,
             )
 
 

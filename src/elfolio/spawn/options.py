@@ -10,7 +10,7 @@ from typing import TypeAlias, TypedDict, Unpack
 from elfolio.errors import InvalidArgument, TooManyActions
 from elfolio.spawn.actions import MAX_ACTIONS, Action
 
-__all__ = ["Options", "SpawnKeywords", "StrPath"]
+__all__ = ["NO_OPTIONS", "Options", "SpawnKeywords", "StrPath"]
 
 StrPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Environment: TypeAlias = Mapping[str, str] | Mapping[bytes, bytes] | Mapping[str, StrPath]
@@ -146,3 +146,4 @@ class Options:
 
 _ENVIRONMENT = frozenset(("env", "env_allow"))
 _KEYWORDS = SpawnKeywords.__annotations__.keys()
+NO_OPTIONS = Options()

@@ -7,6 +7,7 @@ revalidate it and the caller's authority before every spawn, act in the child, r
 import errno
 import fcntl
 import os
+from collections.abc import Collection
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -15,11 +16,11 @@ from elfolio.errors import InvalidArgument, StaleTemplate
 from elfolio.spawn import cgroup as cgroups
 from elfolio.spawn import names
 from elfolio.spawn.capture import Capturing, Completed, RunKeywords
-from elfolio.spawn.child import Child, reap_abandoned
+from elfolio.spawn.child import Child, abandoned, reap_abandoned
 from elfolio.spawn.counts import ProgramCounts, counts_for
 from elfolio.spawn.held import Held, hold
-from elfolio.spawn.options import Options, SpawnKeywords, StrPath
-from elfolio.spawn.plan import Plan, compile_plan
+from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
+from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Plan, compile_plan
 from elfolio.spawn.streams import Streams, StreamTarget
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = ["Arguments", "SpawnTemplate"]
 
 Arguments = list[str | bytes] | tuple[str | bytes, ...] | list[str] | list[bytes]
 Audit = Literal["descriptor", "strict"]
+
+_PLAIN_STREAMS = (NULL_DEVICE, INHERITED, INHERITED)
 
 _FIELDS = ("device", "inode", "size", "mode", "owner", "group", "ctime", "mtime")
 _AUTHORITY = ("ids", "supplementary groups", "capabilities", "securebits", "no_new_privs", "security label")
@@ -122,9 +125,9 @@ class SpawnTemplate:
     def check(self) -> None:
         """Raises what a spawn would raise: StaleTemplate, PermissionError; nothing if it would start."""
         held = self._current()
-        result = held.image.check()
-        if result[0] != _native.IMAGE_READY:
-            raise self._refusal(held, result)
+        refusal = held.image.check()
+        if refusal is not None:
+            raise self._refusal(held, refusal)
 
     def spawn(
         self,
@@ -144,9 +147,12 @@ class SpawnTemplate:
         Raises StaleTemplate, PermissionError, InvalidArgument, and the OSError of a step that failed in the
         child, with the action's index and the action, or the keyword, in its message. Nothing is left behind.
         """
+        wanted = Options(**options) if options else NO_OPTIONS
+        if stdin is None and stdout is None and stderr is None:
+            return self.launch(argv, wanted, _PLAIN_STREAMS)
         streams = Streams(stdin, stdout, stderr)
         try:
-            child = self.launch(argv, Options(**options), streams.child)
+            child = self.launch(argv, wanted, streams.child)
         except BaseException:
             streams.close()
             raise
@@ -189,44 +195,51 @@ class SpawnTemplate:
     ) -> Child:
         """`spawn` with everything resolved: the standard streams are descriptors, INHERITED or NULL_DEVICE
         (`elfolio.spawn.plan`). `script` is what a script is told to be called, if not the template's path."""
-        reap_abandoned()
-        member = cgroups.join(options.cgroup, options.private_cgroup)
+        if abandoned:
+            reap_abandoned()
+        if options.cgroup is None and not options.private_cgroup:
+            return self._fresh(argv, options, streams, -1, script)
+        member = cgroups.Membership(options.cgroup, options.private_cgroup)
         try:
-            try:
-                return self._launch(argv, options, streams, member, script)
-            except StaleTemplate:
-                if not self.rebuild or isinstance(self.target, int):
-                    raise
-                self._rebuild()
-                return self._launch(argv, options, streams, member, script)
+            child = self._fresh(argv, options, streams, member.fd, script)
         except BaseException:
-            if member is not None:
-                member.discard()
+            member.discard()
             raise
+        member.release()
+        child.cgroup = member.private
+        return child
+
+    def _fresh(
+        self, argv: Arguments, options: Options, streams: tuple[int, int, int], cgroup_fd: int, script: str | None
+    ) -> Child:
+        """A launch; where the files have changed and a rebuild was asked for, another one of the new files."""
+        try:
+            return self._launch(argv, options, streams, cgroup_fd, script)
+        except StaleTemplate:
+            if not self.rebuild or isinstance(self.target, int):
+                raise
+        self._rebuild()
+        return self._launch(argv, options, streams, cgroup_fd, script)
 
     def _launch(
-        self,
-        argv: Arguments,
-        options: Options,
-        streams: tuple[int, int, int],
-        member: cgroups.Membership | None,
-        script: str | None,
+        self, argv: Arguments, options: Options, streams: tuple[int, int, int], cgroup_fd: int, script: str | None
     ) -> Child:
         held = self._current()
         if not argv:
             raise InvalidArgument("argv must have at least argv[0]")
-        arguments = list(argv)
         plan = compile_plan(options, streams, held.passed)
         path, fd, borrowed = self._way(held, plan)
         try:
-            result = held.image.launch(
-                _script_arguments(held, arguments, script) if held.prefix else arguments,
-                _environment(options),
+            child = held.image.launch(
+                Child,
+                self._counts,
+                _script_arguments(held, argv, script) if held.prefix else argv,
+                options.env if options.env_allow is None else _allowed(options.env_allow),
                 plan.steps,
                 plan.blob,
                 path,
                 fd,
-                -1 if member is None else member.fd,
+                cgroup_fd,
                 plan.flags,
                 self.audit == "strict",
             )
@@ -234,23 +247,16 @@ class SpawnTemplate:
             if borrowed:
                 names.unlink_for(fd)
                 os.close(fd)
-        status, pid, pidfd, _, _, _, _, how, check_ns, launch_ns = result
-        if status != _native.IMAGE_READY:
-            error = self._refusal(held, result, plan, options)
+        if isinstance(child, tuple):
+            error = self._refusal(held, child, plan, options)
             self._counts.failed(type(error).__name__)
             raise error
-        if member is not None:
-            member.release()
-        self._counts.started("cold", check_ns, launch_ns, _doings(how) if how else ())
-        return Child(
-            arguments,
-            pid,
-            pidfd,
-            "cold",
-            self._counts,
-            leads=options.start_new_session or options.process_group == 0,
-            cgroup=None if member is None else member.private,
-        )
+        if child.how:
+            self._counts.fell_back(reason for bit, reason in _DOINGS if child.how & bit)
+        child.args = list(argv)
+        if options.start_new_session or options.process_group == 0:
+            child.leads = True
+        return child
 
     def _way(self, held: Held, plan: Plan) -> tuple[bytes | None, int, bool]:
         """What to execute: a path or None, a descriptor or -1, and whether that one is to be closed again."""
@@ -281,9 +287,9 @@ class SpawnTemplate:
             names.unlink_for(old.exec_fd)
 
     def _refusal(
-        self, held: Held, result: "_native.LaunchResult", plan: Plan | None = None, options: Options | None = None
+        self, held: Held, refusal: "_native.Refusal", plan: Plan | None = None, options: Options | None = None
     ) -> OSError:
-        status, _, _, detail, index, error, failed, *_ = result
+        status, detail, index, error, failed = refusal
         if status == _native.IMAGE_FOREIGN:
             return PermissionError(errno.EACCES, "a template stays in the process that made it; make one here", self.target)
         if status == _native.IMAGE_UNAUTHORIZED:
@@ -317,22 +323,16 @@ def _stale(file: str, detail: int, error: int, afterwards: bool) -> StaleTemplat
     return StaleTemplate(file, changed, f"{why} during the start; the child was killed" if afterwards else why)
 
 
-def _doings(how: int) -> tuple[str, ...]:
-    return tuple(reason for bit, reason in _DOINGS if how & bit)
+def _allowed(allow: Collection[str]) -> frozenset[bytes]:
+    return frozenset(os.fsencode(name) for name in allow)
 
 
-def _environment(options: Options) -> object:
-    if options.env_allow is not None:
-        return frozenset(os.fsencode(name) for name in options.env_allow)
-    return options.env
-
-
-def _script_arguments(held: Held, argv: list[str | bytes], script: str | None) -> list[str | bytes]:
+def _script_arguments(held: Held, argv: Arguments, script: str | None) -> list[str | bytes]:
     """What load_script() makes of them: argv[0] goes, interpreter and script come."""
     prefix: list[str | bytes] = list(held.prefix)
     if script is not None:
         prefix[-1] = script
-    return prefix + argv[1:]
+    return [*prefix, *argv[1:]]
 
 
 def _free_of(plan: Plan, fd: int) -> int:
