@@ -65,6 +65,7 @@ typedef struct {
     int64_t born_ns;
     unsigned how;
     PyObject *counts;
+    PyObject *on_end; /* called once it has been reaped; NULL */
 } ProcessObject;
 
 PyObject *process_unborn(PyTypeObject *type, PyObject *counts)
@@ -135,17 +136,25 @@ static int process_take(ProcessObject *p)
     return 0;
 }
 
-/* The pidfd is closed by the last one who waits: a number that is being polled must not come to mean another
- * file. */
-static PyObject *process_await(PyObject *self, PyObject *arg)
+static int process_ended(ProcessObject *p)
 {
-    ProcessObject *p = (ProcessObject *)self;
-    long long deadline = PyLong_AsLongLong(arg);
+    PyObject *hook = p->on_end;
+    p->on_end = NULL;
+    PyObject *done = hook ? PyObject_CallNoArgs(hook) : NULL;
+    int err = hook && !done ? -1 : 0;
+    Py_XDECREF(done);
+    Py_XDECREF(hook);
+    return err;
+}
+
+/* 1: it has ended, 0: the deadline has passed, -1: an exception.
+ * The pidfd is closed by the last one who waits: a number that is being polled must not come to mean another
+ * file. */
+static int process_await(ProcessObject *p, int64_t deadline)
+{
     int ended, err = 0;
-    if (deadline == -1 && PyErr_Occurred())
-        return NULL;
     if (p->ended)
-        return process_returncode(self, NULL);
+        return 1;
     p->waiters++;
     do {
         Py_BEGIN_ALLOW_THREADS
@@ -157,9 +166,46 @@ static PyObject *process_await(PyObject *self, PyObject *arg)
         err = process_take(p);
     else if (ended < 0 && !err)
         err = raise_errno(-ended) ? 0 : -1;
-    if (p->ended && !p->waiters)
+    if (p->ended && !p->waiters) {
         process_close(p);
-    return err ? NULL : process_returncode(self, NULL);
+        if (!err)
+            err = process_ended(p);
+    }
+    return err ? -1 : p->ended != ENDED_NOT;
+}
+
+/* Seconds, or None, to nanoseconds of CLOCK_MONOTONIC, FOREVER for None. */
+static int deadline_from(PyObject *timeout, int64_t *deadline)
+{
+    *deadline = FOREVER;
+    if (timeout == Py_None)
+        return 0;
+    double seconds = PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return -1;
+    if (seconds < 1e9)
+        *deadline = clock_ns() + (seconds > 0 ? (int64_t)(seconds * 1e9) : 0);
+    return 0;
+}
+
+static PyObject *process_wait(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"timeout", NULL};
+    ProcessObject *p = (ProcessObject *)self;
+    PyObject *timeout = Py_None;
+    int64_t deadline;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", names, &timeout) || deadline_from(timeout, &deadline))
+        return NULL;
+    int ended = process_await(p, deadline);
+    if (ended < 0)
+        return NULL;
+    return ended ? process_returncode(self, NULL) : PyObject_CallMethod(self, "_expired", "O", timeout);
+}
+
+static PyObject *process_poll(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return process_await((ProcessObject *)self, 0) < 0 ? NULL : process_returncode(self, NULL);
 }
 
 static PyObject *process_send_signal(PyObject *self, PyObject *arg)
@@ -206,6 +252,7 @@ static void process_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     process_close(p);
     Py_CLEAR(p->counts);
+    Py_CLEAR(p->on_end);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -213,6 +260,7 @@ static void process_dealloc(PyObject *self)
 static PyMemberDef process_members[] = {
     {"pid", T_INT, offsetof(ProcessObject, pid), READONLY, "the process's number"},
     {"pidfd", T_INT, offsetof(ProcessObject, pidfd), READONLY, "its pidfd; -1 once it has been reaped"},
+    {"on_end", T_OBJECT, offsetof(ProcessObject, on_end), 0, "called without arguments once it has been reaped"},
     {"how", T_UINT, offsetof(ProcessObject, how), READONLY, "HOW_*: what its launch had to do without"},
     {NULL, 0, 0, 0, NULL},
 };
@@ -224,8 +272,11 @@ static PyGetSetDef process_getset[] = {
 };
 
 static PyMethodDef process_methods[] = {
-    {"await_end", process_await, METH_O,
-     "await_end(deadline_ns) -> return code, or None at the deadline (CLOCK_MONOTONIC; -1: none)."},
+    {"wait", (PyCFunction)(void (*)(void))process_wait, METH_VARARGS | METH_KEYWORDS,
+     "wait(timeout=None) -> return code. Waits for the end by pidfd, without polling, `timeout` seconds at most.\n\n"
+     "Raises subprocess.TimeoutExpired; ChildProcessError where somebody else has taken the status and the kernel "
+     "keeps none."},
+    {"poll", process_poll, METH_NOARGS, "poll() -> the return code, or None while the child runs."},
     {"send_signal", process_send_signal, METH_O, "send_signal(sig): through the pidfd; nothing once it has ended."},
     {"detach", process_detach, METH_NOARGS, "detach() -> the pidfd, the caller's from now on; -1: none."},
     {NULL, NULL, 0, NULL},

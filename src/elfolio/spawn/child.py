@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from elfolio import _native
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Child", "deadline_after"]
 
 FOREVER = -1
-_PAST = 1
 
 
 def deadline_after(timeout: float | None) -> int:
@@ -36,7 +35,7 @@ class Child(_native.Process):
 
     `pid` is its number; `pidfd` refers to it until it has been reaped, then is -1. `returncode` is None until
     the end has been seen by `wait` or `poll`; then the exit status, or the negative of the signal. Methods may
-    be called from any thread.
+    be called from any thread. `wait`, `poll` and `send_signal` are the C core's (native/py_process.c).
     """
 
     args: list[str | bytes]
@@ -83,24 +82,11 @@ class Child(_native.Process):
 
         return resource.struct_rusage(usage)
 
-    def poll(self) -> int | None:
-        """The return code, or None while the child runs."""
-        code = self.await_end(_PAST)
-        if code is not None and self.cgroup is not None:
-            self.cgroup.remove()
-        return code
+    def _expired(self, timeout: float) -> NoReturn:
+        """Called by `wait` at the deadline."""
+        from subprocess import TimeoutExpired
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Waits for the end, by pidfd, without polling. Raises subprocess.TimeoutExpired; ChildProcessError
-        where somebody else has taken the status and the kernel keeps none."""
-        code = self.await_end(FOREVER if timeout is None else deadline_after(timeout))
-        if code is None:
-            from subprocess import TimeoutExpired
-
-            raise TimeoutExpired(self.args, timeout or 0.0)
-        if self.cgroup is not None:
-            self.cgroup.remove()
-        return code
+        raise TimeoutExpired(self.args, timeout)
 
     def terminate(self) -> None:
         """SIGTERM."""

@@ -31,6 +31,8 @@ __all__ = ["Arguments", "SpawnTemplate"]
 Arguments = list[str | bytes] | tuple[str | bytes, ...] | list[str] | list[bytes]
 Audit = Literal["descriptor", "strict"]
 
+_REBUILDS = 16
+"""How often one spawn follows a file that keeps changing, before it is stale for good."""
 _PLAIN_STREAMS = (NULL_DEVICE, INHERITED, INHERITED)
 
 _FIELDS = ("device", "inode", "size", "mode", "owner", "group", "ctime", "mtime")
@@ -198,33 +200,29 @@ class SpawnTemplate:
         if abandoned:
             reap_abandoned()
         if options.cgroup is None and not options.private_cgroup:
-            return self._fresh(argv, options, streams, -1, script)
+            return self._launch(argv, options, streams, -1, script)
         member = cgroups.Membership(options.cgroup, options.private_cgroup)
         try:
-            child = self._fresh(argv, options, streams, member.fd, script)
+            child = self._launch(argv, options, streams, member.fd, script)
         except BaseException:
             member.discard()
             raise
         member.release()
-        child.cgroup = member.private
+        if member.private is not None:
+            child.cgroup = member.private
+            child.on_end = member.private.remove
         return child
 
-    def _fresh(
-        self, argv: Arguments, options: Options, streams: tuple[int, int, int], cgroup_fd: int, script: str | None
-    ) -> Child:
-        """A launch; where the files have changed and a rebuild was asked for, another one of the new files."""
-        try:
-            return self._launch(argv, options, streams, cgroup_fd, script)
-        except StaleTemplate:
-            if not self.rebuild or isinstance(self.target, int):
-                raise
-        self._rebuild()
-        return self._launch(argv, options, streams, cgroup_fd, script)
-
     def _launch(
-        self, argv: Arguments, options: Options, streams: tuple[int, int, int], cgroup_fd: int, script: str | None
+        self,
+        argv: Arguments,
+        options: Options,
+        streams: tuple[int, int, int],
+        cgroup_fd: int,
+        script: str | None,
+        rebuilds: int = _REBUILDS,
     ) -> Child:
-        held = self._current()
+        held = self._held or self._current()
         if not argv:
             raise InvalidArgument("argv must have at least argv[0]")
         plan = compile_plan(options, streams, held.passed)
@@ -248,6 +246,8 @@ class SpawnTemplate:
                 names.unlink_for(fd)
                 os.close(fd)
         if isinstance(child, tuple):
+            if child[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
+                return self._launch(argv, options, streams, cgroup_fd, script, rebuilds - 1)
             error = self._refusal(held, child, plan, options)
             self._counts.failed(type(error).__name__)
             raise error
@@ -279,12 +279,15 @@ class SpawnTemplate:
             raise ValueError(f"the template of {self.target!r} is closed")
         return held
 
-    def _rebuild(self) -> None:
+    def _rebuilds(self, stale: Held) -> bool:
+        """Holds the files anew, where the caller asked for that; False where not. Raises what `hold` raises."""
+        if not self.rebuild or isinstance(self.target, int):
+            return False
         held = hold(self.target, lease=self._lease)
-        old, self._held = self._held, held
+        self._held = held
         self._counts.rebuilt()
-        if old is not None:
-            names.unlink_for(old.exec_fd)
+        names.unlink_for(stale.exec_fd)
+        return True
 
     def _refusal(
         self, held: Held, refusal: "_native.Refusal", plan: Plan | None = None, options: Options | None = None
