@@ -7,12 +7,14 @@ hide nothing there, and cgroup.kill (Linux 5.14) ends it all at once.
 import errno
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from elfolio.errors import InvalidArgument
 from elfolio.spawn.options import StrPath
 
-__all__ = ["Membership", "PrivateCgroup"]
+__all__ = ["PrivateCgroup", "membership"]
 
 _numbers = itertools.count()
 
@@ -53,44 +55,26 @@ class PrivateCgroup:
         return True
 
 
-class Membership:
-    """What a child is born into: a descriptor to give to clone, and the private cgroup if there is one."""
-
-    __slots__ = ("_opened", "fd", "private")
-
-    def __init__(self, cgroup: StrPath | int | None, private: bool) -> None:
-        self.private: PrivateCgroup | None = None
-        self._opened = False
-        if private and isinstance(cgroup, int):
-            raise InvalidArgument("private_cgroup takes its parent by path")
-        if isinstance(cgroup, int):
-            self.fd = cgroup
-            return
-        where = cgroup
+@contextmanager
+def membership(cgroup: StrPath | int | None, private: bool) -> Iterator[tuple[int, PrivateCgroup | None]]:
+    """A descriptor to give to clone, open as long as the context lasts, and the private cgroup if there is one.
+    What happens to that one afterwards is the caller's to say; on an error it is removed."""
+    if isinstance(cgroup, int):
         if private:
-            self.private = PrivateCgroup(cgroup)
-            where = self.private.path
-        if where is None:
-            self.fd = -1
-            return
+            raise InvalidArgument("private_cgroup takes its parent by path")
+        yield cgroup, None
+        return
+    own = PrivateCgroup(cgroup) if private else None
+    try:
+        fd = _open(own.path if own is not None else cgroup)  # type: ignore[arg-type]
         try:
-            self.fd = _open(where)
-        except BaseException:
-            self.discard()
-            raise
-        self._opened = True
-
-    def release(self) -> None:
-        """Closes the descriptor; the child has been born."""
-        if self._opened:
-            self._opened = False
-            os.close(self.fd)
-
-    def discard(self) -> None:
-        """Nothing was born: the private cgroup goes as well."""
-        self.release()
-        if self.private is not None:
-            self.private.remove()
+            yield fd, own
+        finally:
+            os.close(fd)
+    except BaseException:
+        if own is not None:
+            own.remove()
+        raise
 
 
 def _open(where: StrPath) -> int:

@@ -1,4 +1,4 @@
-"""spawn.command: one command in this process's place. In: a template, argv, options. Out: Ran, once it has ended.
+"""spawn.command: one command in this process's place. In: a template, argv, options. Out: Ran, at its end.
 
 The child stays in our process group, so that what a terminal sends (^C, ^Z, a new window size) reaches it
 without us. What is sent to us alone is passed on, and when the child stops, so do we: a shell sees one job.
@@ -192,8 +192,8 @@ class _Follower:
             self._child.send_signal(info.si_signo)
 
     def _is_for_us_alone(self, info: signal.struct_siginfo) -> bool:
-        """Whether a signal has not reached the child already. One that another process sent to the whole group
-        cannot be told from one that it sent to us: the child gets it twice."""
+        """Whether a signal has not reached the child already. One that another process sent to the whole
+        group cannot be told from one that it sent to us: the child gets it twice."""
         if info.si_code == _SI_KERNEL:
             return self._child.leads or info.si_signo not in _BY_TERMINAL
         # Its own ("kill 0", or "kill $PPID") are not sent back; ours are wakes, and EPIPE's SIGPIPE.
@@ -201,9 +201,7 @@ class _Follower:
 
     def _follow_stops(self) -> None:
         with suppress(ChildProcessError):
-            change = os.waitid(
-                os.P_PIDFD, self._child.pidfd, os.WSTOPPED | os.WCONTINUED | os.WNOHANG
-            )
+            change = os.waitid(os.P_PIDFD, self._child.pidfd, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
             if change is not None and change.si_code == os.CLD_STOPPED:
                 self._resumed = False
                 _stop_by(change.si_status)

@@ -37,6 +37,8 @@ class Held:
     """The task's name after a normal exec."""
     plain_name: bool
     """Whether executing the descriptor itself gives that name."""
+    direct: bool
+    """Whether the descriptor is executed with the caller's arguments and nothing else."""
     exec_fd: int
     files: tuple[str, ...]
     """What `image`'s indices stand for, in words."""
@@ -46,8 +48,8 @@ class Held:
     """A descriptor that the interpreter opens as /dev/fd/N, so that the child must inherit it; or -1."""
 
 
-def hold(target: str | int, *, lease: bool) -> Held:
-    """Opens and pins `target` and what it needs to run.
+def hold(target: str | int, *, lease: bool, by_path: bool = False) -> Held:
+    """Opens and pins `target` and what it needs to run. `by_path`: the path will be executed all the same.
 
     Raises InvalidArgument for a relative path, PermissionError for what may not be executed (no permission,
     a directory, a noexec mount), `ENOEXEC` for an unknown format, UnholdableProgram for one that the kernel
@@ -77,7 +79,9 @@ def hold(target: str | int, *, lease: bool) -> Held:
             os.close(fd)
         raise
     name, fd = _name(target), opened[-1][1]
-    return Held(image, target, name, not needs_link(fd, name), fd, tuple(files), tuple(prefix), passed)
+    plain = not needs_link(fd, name)
+    direct = plain and not prefix and not by_path
+    return Held(image, target, name, plain, direct, fd, tuple(files), tuple(prefix), passed)
 
 
 def _name(target: str | int) -> str:

@@ -93,6 +93,8 @@ class Options:
     cpu_affinity: Iterable[int] | None = None
     memory_merge: bool = False
     """PR_SET_MEMORY_MERGE (Linux 6.4, CAP_SYS_RESOURCE): all the child's memory may be merged by KSM."""
+    plain: bool = True
+    """Whether no option beyond the environment is given, so that the child has nothing unusual to do."""
     restore_signals: bool = True
     """SIGPIPE and SIGXFSZ, which Python ignores, are the default again."""
 
@@ -101,13 +103,15 @@ class Options:
             raise TypeError(f"unknown keyword {min(unknown)!r}")
         self.__dict__.update(keywords)
         if keywords:
+            self.__dict__["plain"] = keywords.keys() <= _ENVIRONMENT
             self._check()
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name} is set when Options are made, not later")
 
     def __repr__(self) -> str:
-        return f"Options({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        given = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "plain")
+        return f"Options({given})"
 
     def _check(self) -> None:
         if self.env is not None and self.env_allow is not None:
@@ -131,11 +135,6 @@ class Options:
             raise InvalidArgument(f"oom_score_adj runs from -1000 to 1000, not {self.oom_score_adj}")
         if self.umask > 0o7777 or self.umask < -1:
             raise InvalidArgument(f"umask runs from 0 to 0o777, not {self.umask:#o}")
-
-    @property
-    def shapes_plan(self) -> bool:
-        """Whether any option beyond the environment is given, so that the child has more to do than usual."""
-        return not _ENVIRONMENT.issuperset(vars(self))
 
     @property
     def needs_memory_copy(self) -> bool:

@@ -129,7 +129,7 @@ _plain: dict[tuple[tuple[int, int, int], int], Plan] = {}
 def compile_plan(options: Options, streams: tuple[int, int, int], also: int = -1) -> Plan:
     """Compiles `options` for a child whose standard streams are `streams`: descriptors of the parent,
     INHERITED or NULL_DEVICE. `also` is one more descriptor to pass, or -1. Raises InvalidArgument."""
-    if not options.shapes_plan:
+    if options.plain:
         plan = _plain.get((streams, also))
         if plan is None:
             plan = _compile(options, streams, also)

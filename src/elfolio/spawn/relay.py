@@ -1,4 +1,4 @@
-"""spawn.relay: follows a child and its outputs to their end. In: a pidfd, our ends of its pipes. Out: what came.
+"""spawn.relay: follows a child and its outputs to the end. In: a pidfd, our ends of pipes. Out: what came.
 
 One poll(2) on all of them, in a thread of its own. An output is bounded: of what exceeds the limit the first
 half and the last half are kept. Or it is passed on, the first half as it comes, the last when it has ended.
@@ -27,7 +27,7 @@ class Said:
 
 
 class Output:
-    """One stream on its way. `fd`, our end of the pipe, is owned; `onto` is a descriptor to pass it to, or KEPT."""
+    """One stream on its way. `fd`, our end of the pipe, is owned; `onto`: where to pass it, or KEPT."""
 
     def __init__(self, fd: int, limit: int, onto: int = KEPT) -> None:
         self.fd = fd
@@ -59,7 +59,7 @@ class Output:
         return bool(data) and not self.error
 
     def finish(self) -> None:
-        """Closes the pipe, so that whoever still writes to it gets SIGPIPE, and passes on what was held back."""
+        """Closes the pipe: whoever still writes to it gets SIGPIPE. Passes on what was held back."""
         if self.fd < 0:
             return
         os.close(self.fd)

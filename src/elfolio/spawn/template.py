@@ -4,15 +4,14 @@ The contract is the kernel proposal's (RFC "exec: add spawn templates", v1), kep
 revalidate it and the caller's authority before every spawn, act in the child, return pid and pidfd.
 """
 
-import errno
 import fcntl
 import os
-from collections.abc import Collection
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from elfolio import _native
-from elfolio.errors import InvalidArgument, StaleTemplate
+from elfolio.errors import InvalidArgument
 from elfolio.spawn import cgroup as cgroups
 from elfolio.spawn import names
 from elfolio.spawn.capture import Capturing, Completed, RunKeywords
@@ -21,6 +20,7 @@ from elfolio.spawn.counts import ProgramCounts, counts_for
 from elfolio.spawn.held import Held, hold
 from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
 from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Plan, compile_plan
+from elfolio.spawn.refusals import foreign_error, refusal_error
 from elfolio.spawn.streams import Streams, StreamTarget
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ _REBUILDS = 16
 """How often one spawn follows a file that keeps changing, before it is stale for good."""
 _PLAIN_STREAMS = (NULL_DEVICE, INHERITED, INHERITED)
 
-_FIELDS = ("device", "inode", "size", "mode", "owner", "group", "ctime", "mtime")
-_AUTHORITY = ("ids", "supplementary groups", "capabilities", "securebits", "no_new_privs", "security label")
 _DOINGS = (
     (_native.HOW_NO_CLONE3, "clone3 missing or refused"),
     (_native.HOW_PIDFD_OPENED, "pidfd opened after the start"),
@@ -44,10 +42,6 @@ _DOINGS = (
     (_native.HOW_COPIED_MEMORY, "memory descriptor copied"),
     (_native.HOW_RETRIED_BUSY, "retried after ETXTBSY"),
 )
-
-
-def _bits(names: tuple[str, ...], mask: int) -> tuple[str, ...]:
-    return tuple(name for i, name in enumerate(names) if mask >> i & 1)
 
 
 class SpawnTemplate:
@@ -89,7 +83,7 @@ class SpawnTemplate:
         self._held: Held | None = None
         self._foreign = False
         self._counts: ProgramCounts = counts_for(str(self.target))
-        self._held = hold(self.target, lease=lease)
+        self._held = hold(self.target, lease=lease, by_path=audit == "strict")
         if isinstance(self.target, int):
             # The caller may close the descriptor given: what is pinned is a copy.
             self._counts = counts_for(self._held.name)
@@ -129,7 +123,7 @@ class SpawnTemplate:
         held = self._current()
         refusal = held.image.check()
         if refusal is not None:
-            raise self._refusal(held, refusal)
+            raise refusal_error(self.target, held.files, refusal)
 
     def spawn(
         self,
@@ -194,45 +188,50 @@ class SpawnTemplate:
         options: Options,
         streams: tuple[int, int, int],
         script: str | None = None,
-    ) -> Child:
-        """`spawn` with everything resolved: the standard streams are descriptors, INHERITED or NULL_DEVICE
-        (`elfolio.spawn.plan`). `script` is what a script is told to be called, if not the template's path."""
-        if abandoned:
-            reap_abandoned()
-        if options.cgroup is None and not options.private_cgroup:
-            return self._launch(argv, options, streams, -1, script)
-        member = cgroups.Membership(options.cgroup, options.private_cgroup)
-        try:
-            child = self._launch(argv, options, streams, member.fd, script)
-        except BaseException:
-            member.discard()
-            raise
-        member.release()
-        if member.private is not None:
-            child.cgroup = member.private
-            child.on_end = member.private.remove
-        return child
-
-    def _launch(
-        self,
-        argv: Arguments,
-        options: Options,
-        streams: tuple[int, int, int],
-        cgroup_fd: int,
-        script: str | None,
         rebuilds: int = _REBUILDS,
     ) -> Child:
-        held = self._held or self._current()
+        """`spawn` with everything resolved: the standard streams are descriptors, INHERITED or NULL_DEVICE
+        (`elfolio.spawn.plan`). `script` is what a script is told to be called, if not the template's path.
+        `rebuilds`: how often to follow a file that changes, where a rebuild was asked for at all."""
+        if abandoned:
+            reap_abandoned()
         if not argv:
             raise InvalidArgument("argv must have at least argv[0]")
+        held = self._held or self._current()
         plan = compile_plan(options, streams, held.passed)
-        path, fd, borrowed = self._way(held, plan)
-        try:
+        # The plain way stands here by itself, because a start is counted in microseconds and each call takes
+        # one: right after another process has run, Python's own code is no longer in the caches.
+        if held.direct and options.plain:
+            child = held.image.launch(
+                Child, self._counts, argv, _environment(options), plan.steps, plan.blob, None, held.exec_fd, -1, 0, False
+            )  # fmt: skip
+        else:
+            child = self._start(held, plan, argv, options, script)
+        if isinstance(child, tuple):
+            if child[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
+                return self.launch(argv, options, streams, script, rebuilds - 1)
+            error = refusal_error(self.target, held.files, child, plan, options)
+            self._counts.failed(type(error).__name__)
+            raise error
+        if child.how:
+            self._counts.fell_back(reason for bit, reason in _DOINGS if child.how & bit)
+        child.args = list(argv)
+        return child
+
+    def _start(
+        self, held: Held, plan: Plan, argv: Arguments, options: Options, script: str | None
+    ) -> "Child | _native.Refusal":
+        """A launch with all that can be asked for."""
+        with ExitStack() as stack:
+            cgroup_fd, private = -1, None
+            if options.cgroup is not None or options.private_cgroup:
+                cgroup_fd, private = stack.enter_context(cgroups.membership(options.cgroup, options.private_cgroup))
+            path, fd = self._way(held, plan, stack)
             child = held.image.launch(
                 Child,
                 self._counts,
                 _script_arguments(held, argv, script) if held.prefix else argv,
-                options.env if options.env_allow is None else _allowed(options.env_allow),
+                _environment(options),
                 plan.steps,
                 plan.blob,
                 path,
@@ -241,39 +240,34 @@ class SpawnTemplate:
                 plan.flags,
                 self.audit == "strict",
             )
-        finally:
-            if borrowed:
-                names.unlink_for(fd)
-                os.close(fd)
-        if isinstance(child, tuple):
-            if child[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
-                return self._launch(argv, options, streams, cgroup_fd, script, rebuilds - 1)
-            error = self._refusal(held, child, plan, options)
-            self._counts.failed(type(error).__name__)
-            raise error
-        if child.how:
-            self._counts.fell_back(reason for bit, reason in _DOINGS if child.how & bit)
-        child.args = list(argv)
-        if options.start_new_session or options.process_group == 0:
-            child.leads = True
+        if private is not None and isinstance(child, tuple):
+            private.remove()
+        elif isinstance(child, Child):
+            child.leads = options.start_new_session or options.process_group == 0
+            if private is not None:
+                child.cgroup = private
+                child.on_end = private.remove
         return child
 
-    def _way(self, held: Held, plan: Plan) -> tuple[bytes | None, int, bool]:
-        """What to execute: a path or None, a descriptor or -1, and whether that one is to be closed again."""
+    def _way(self, held: Held, plan: Plan, stack: ExitStack) -> tuple[bytes | None, int]:
+        """What to execute: a path or None, and a descriptor or -1."""
         if self.audit == "strict":
-            return os.fsencode(self.target), -1, False  # type: ignore[arg-type]
-        fd, borrowed = held.exec_fd, False
-        if plan.replaced and plan.replaces(fd):
+            return os.fsencode(str(self.target)), -1
+        fd = held.exec_fd
+        borrowed = plan.replaces(fd)
+        if borrowed:
             # An action gives the descriptor's number to something else: pin the file under another one.
-            fd, borrowed = _free_of(plan, fd), True
-        if held.plain_name and not borrowed:
-            return None, fd, False
+            fd = _free_of(plan, fd)
+            stack.callback(os.close, fd)
+            stack.callback(names.unlink_for, fd)
+        if held.plain_name:
+            return None, fd
         link = names.link_for(fd, held.name)
-        return (None if link is None else os.fsencode(link)), fd, borrowed
+        return (None if link is None else os.fsencode(link)), fd
 
     def _current(self) -> Held:
         if self._foreign:
-            raise PermissionError(errno.EACCES, "a template stays in the process that made it; make one here", self.target)
+            raise foreign_error(self.target)
         held = self._held
         if held is None:
             raise ValueError(f"the template of {self.target!r} is closed")
@@ -283,32 +277,11 @@ class SpawnTemplate:
         """Holds the files anew, where the caller asked for that; False where not. Raises what `hold` raises."""
         if not self.rebuild or isinstance(self.target, int):
             return False
-        held = hold(self.target, lease=self._lease)
+        held = hold(self.target, lease=self._lease, by_path=self.audit == "strict")
         self._held = held
         self._counts.rebuilt()
         names.unlink_for(stale.exec_fd)
         return True
-
-    def _refusal(
-        self, held: Held, refusal: "_native.Refusal", plan: Plan | None = None, options: Options | None = None
-    ) -> OSError:
-        status, detail, index, error, failed = refusal
-        if status == _native.IMAGE_FOREIGN:
-            return PermissionError(errno.EACCES, "a template stays in the process that made it; make one here", self.target)
-        if status == _native.IMAGE_UNAUTHORIZED:
-            if error:
-                return OSError(error, f"credentials cannot be read: {os.strerror(error)}")
-            what = ", ".join(_bits(_AUTHORITY, detail))
-            return PermissionError(errno.EACCES, f"{what} changed since the template was made; make a new one", self.target)
-        if status in (_native.IMAGE_STALE, _native.IMAGE_CHANGED):
-            return _stale(held.files[index], detail, error, status == _native.IMAGE_CHANGED)
-        if failed == _native.STEP_CLONE or failed == _native.STEP_PIDFD:
-            return OSError(error, f"no process could be made: {os.strerror(error)}")
-        if failed == _native.STEP_CGROUP:
-            return OSError(error, f"cgroup: {os.strerror(error)}")
-        if failed == _native.STEP_EXEC or plan is None or options is None:
-            return OSError(error, os.strerror(error), self.target)
-        return plan.failure(failed, error, options)
 
 
 def _refusing(target: str | int) -> SpawnTemplate:
@@ -320,14 +293,11 @@ def _refusing(target: str | int) -> SpawnTemplate:
     return template
 
 
-def _stale(file: str, detail: int, error: int, afterwards: bool) -> StaleTemplate:
-    changed = _bits(_FIELDS, detail)
-    why = f"{', '.join(changed)} changed" if changed else os.strerror(error)
-    return StaleTemplate(file, changed, f"{why} during the start; the child was killed" if afterwards else why)
-
-
-def _allowed(allow: Collection[str]) -> frozenset[bytes]:
-    return frozenset(os.fsencode(name) for name in allow)
+def _environment(options: Options) -> object:
+    """What the C core takes for one: None for the host's, a set of the names that pass of it, or a mapping."""
+    if options.env_allow is None:
+        return options.env
+    return frozenset(os.fsencode(name) for name in options.env_allow)
 
 
 def _script_arguments(held: Held, argv: Arguments, script: str | None) -> list[str | bytes]:
