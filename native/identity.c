@@ -123,20 +123,23 @@ static int read_label(char *label)
 
 static int read_groups(struct authority *a)
 {
-    a->group_count = getgroups(0, NULL);
-    if (a->group_count < 0)
+    a->groups = a->few;
+    a->group_count = getgroups(GROUPS_INLINE, a->few);
+    if (a->group_count >= 0)
+        return 0;
+    if (errno != EINVAL) /* EINVAL: there are more */
         return errno;
-    a->groups = malloc((size_t)a->group_count * sizeof *a->groups + 1);
+    int count = getgroups(0, NULL);
+    a->groups = malloc((size_t)count * sizeof *a->groups);
     if (!a->groups)
         return ENOMEM;
-    if (getgroups(a->group_count, a->groups) != a->group_count)
-        return errno ? errno : EAGAIN;
-    return 0;
+    a->group_count = getgroups(count, a->groups);
+    return a->group_count < 0 ? errno : 0;
 }
 
 int authority_read(struct authority *a)
 {
-    memset(a, 0, sizeof *a);
+    a->groups = NULL;
     read_ids(a->ids);
     int err = read_capabilities(a);
     if (!err)
@@ -155,7 +158,8 @@ int authority_read(struct authority *a)
 
 void authority_free(struct authority *a)
 {
-    free(a->groups);
+    if (a->groups != a->few)
+        free(a->groups);
     a->groups = NULL;
 }
 

@@ -32,6 +32,7 @@ int file_key_read(const char *path, int fd, struct file_key *key);
 uint32_t file_key_differs(const struct file_key *a, const struct file_key *b);
 
 #define LABEL_BYTES 256
+#define GROUPS_INLINE 64 /* more are rare, and then allocated */
 
 /* The authority a template was made with. Linux keeps it by thread; it is the calling thread's. */
 struct authority {
@@ -39,7 +40,8 @@ struct authority {
     uint64_t effective, permitted, inheritable, bounding, ambient;
     int securebits, no_new_privs;
     int group_count;
-    gid_t *groups;
+    gid_t *groups; /* points to few, or is allocated */
+    gid_t few[GROUPS_INLINE];
     int label_length; /* -1: no security module labels tasks here */
     char label[LABEL_BYTES];
 };
@@ -53,6 +55,7 @@ enum authority_field {
     AUTH_LABEL = 32,
 };
 
+/* The result must not be moved: it may point into itself. */
 int authority_read(struct authority *a);
 void authority_free(struct authority *a);
 /* Which fields of the calling thread differ from *a; 0: none. *error: an errno, when it cannot be told. */

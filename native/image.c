@@ -31,9 +31,9 @@ int image_module_init(void)
  * whose default is to be ignored. fcntl(2): owner of the file or CAP_LEASE only, no O_PATH descriptor. */
 static int lease_take(int fd)
 {
-    if (fcntl(fd, F_SETSIG, SIGURG) || fcntl(fd, F_SETLEASE, F_RDLCK))
+    if (fcntl(fd, F_SETLEASE, F_RDLCK))
         return errno;
-    fcntl(fd, F_SETOWN, 0);
+    fcntl(fd, F_SETOWN, 0); /* nobody is told; in between it would be SIGURG */
     return 0;
 }
 
@@ -60,7 +60,7 @@ static void lease_end(struct image *image)
 
 static int lease_works(int fd)
 {
-    if (lease_take(fd))
+    if (fcntl(fd, F_SETSIG, SIGURG) || lease_take(fd))
         return 0;
     return fcntl(fd, F_SETLEASE, F_UNLCK) == 0;
 }
@@ -85,9 +85,13 @@ int image_init(struct image *image, int want_lease)
 void image_free(struct image *image)
 {
     for (int i = 0; i < image->count; i++) {
-        if (image->file[i].fd >= 0)
-            close(image->file[i].fd);
-        free(image->file[i].path);
+        struct held_file *f = &image->file[i];
+        struct file_key now;
+        /* Somebody else's by now, if the host closed it (see check_file). */
+        if (f->fd >= 0 && !file_key_read(NULL, f->fd, &now) &&
+            !(file_key_differs(&f->key, &now) & (KEY_DEVICE | KEY_INODE)))
+            close(f->fd);
+        free(f->path);
     }
     image->count = 0;
     authority_free(&image->authority);
@@ -95,14 +99,21 @@ void image_free(struct image *image)
 
 /* --- use ----------------------------------------------------------------------------------------- */
 
-static int check_file(struct held_file *f, struct image_result *result)
+static int same_file(const struct held_file *f, const char *path, struct image_result *result)
 {
     struct file_key now;
-    result->error = file_key_read(f->path, f->fd, &now);
+    result->error = file_key_read(path, f->fd, &now);
     if (result->error)
         return 0;
     result->detail = file_key_differs(&f->key, &now);
     return !result->detail;
+}
+
+/* The path: what it leads to now. The descriptor: a host that closes what it does not know, as daemons do, may
+ * have given its number to another file. */
+static int check_file(const struct held_file *f, struct image_result *result)
+{
+    return same_file(f, NULL, result) && (!f->path || same_file(f, f->path, result));
 }
 
 void image_check(struct image *image, struct image_result *result)
