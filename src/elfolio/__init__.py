@@ -5,6 +5,41 @@ Every public name is imported when it is first used: `import elfolio` by itself 
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # what type checkers see; tests/test_package.py holds it equal to _HOMES
+    from elfolio.errors import InvalidArgument as InvalidArgument
+    from elfolio.errors import StaleTemplate as StaleTemplate
+    from elfolio.errors import TooManyActions as TooManyActions
+    from elfolio.errors import UnholdableProgram as UnholdableProgram
+    from elfolio.spawn.actions import Chdir as Chdir
+    from elfolio.spawn.actions import Close as Close
+    from elfolio.spawn.actions import CloseRange as CloseRange
+    from elfolio.spawn.actions import Dup2 as Dup2
+    from elfolio.spawn.actions import Fchdir as Fchdir
+    from elfolio.spawn.actions import Open as Open
+    from elfolio.spawn.actions import SigDefault as SigDefault
+    from elfolio.spawn.actions import SigMask as SigMask
+    from elfolio.spawn.aio import AsyncChild as AsyncChild
+    from elfolio.spawn.aio_popen import create_subprocess_exec as create_subprocess_exec
+    from elfolio.spawn.aio_popen import create_subprocess_shell as create_subprocess_shell
+    from elfolio.spawn.capture import Completed as Completed
+    from elfolio.spawn.child import Child as Child
+    from elfolio.spawn.counts import Stats as Stats
+    from elfolio.spawn.counts import stats as stats
+    from elfolio.spawn.install import install as install
+    from elfolio.spawn.install import uninstall as uninstall
+    from elfolio.spawn.pool import Pool as Pool
+    from elfolio.spawn.popen import Popen as Popen
+    from elfolio.spawn.popen import call as call
+    from elfolio.spawn.popen import check_call as check_call
+    from elfolio.spawn.popen import check_output as check_output
+    from elfolio.spawn.popen import run as run
+    from elfolio.spawn.streams import DEVNULL as DEVNULL
+    from elfolio.spawn.streams import INHERIT as INHERIT
+    from elfolio.spawn.streams import PIPE as PIPE
+    from elfolio.spawn.streams import STDOUT as STDOUT
+    from elfolio.spawn.template import SpawnTemplate as SpawnTemplate
+
 __version__ = "0.1.0"
 
 if sys.platform != "linux":
@@ -34,8 +69,6 @@ _HOMES = {
     "elfolio.spawn.template": ("SpawnTemplate",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = ["__version__", *sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> object:

@@ -62,7 +62,7 @@ _OPEN_FLAGS = (
 )
 
 
-def _fd(value: int, name: str) -> None:
+def _fd(value: object, name: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_FD:
         raise InvalidArgument(f"{name} must be a descriptor from 0 to {LAST_FD}, not {value!r}")
 
@@ -77,11 +77,14 @@ def _path(value: object, name: str) -> None:
 
 
 def _signals(values: Iterable[int]) -> frozenset[int]:
-    signals = frozenset(values)
+    try:
+        signals = frozenset(int(sig) for sig in values)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"signals must be numbers from 1 to 64, not {values!r}") from None
     for sig in signals:
-        if not isinstance(sig, int) or not 1 <= sig <= 64:
-            raise InvalidArgument(f"signals run from 1 to 64, not {sig!r}")
-    return frozenset(int(sig) for sig in signals)
+        if not 1 <= sig <= 64:
+            raise InvalidArgument(f"signals run from 1 to 64, not {sig}")
+    return signals
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ loop that has add_reader, uvloop among them.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from elfolio.spawn.capture import ALL, GRACE, OUTPUTS, Capturing, Completed
@@ -42,15 +43,15 @@ async def _pump(capturing: Capturing, until: int, timeout: float | None) -> bool
 
     def turn() -> None:
         try:
-            state = capturing.pipes.run(0, until)
+            left = capturing.move(0, until)
         except OSError as error:
             if not done.done():
                 done.set_exception(error)
             return
-        if not state & until and not done.done():
+        if not left and not done.done():
             done.set_result(None)
 
-    return await _watched(capturing.pipes.fileno(), turn, done, timeout)
+    return await _watched(capturing.fileno(), turn, done, timeout)
 
 
 async def _watched(fd: int, ready: Callable[[], None], done: "asyncio.Future[None]", timeout: float | None) -> bool:
@@ -216,7 +217,7 @@ async def adopt(child: Child) -> AsyncChild:
             if pipe is None:
                 continue
             reader = asyncio.StreamReader(limit=_STREAM_LIMIT, loop=loop)
-            reading, _ = await loop.connect_read_pipe(lambda reader=reader: asyncio.StreamReaderProtocol(reader, loop=loop), pipe)  # type: ignore[misc]
+            reading, _ = await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader, loop=loop), pipe)
             adopted._transports.append(reading)
             setattr(adopted, name, reader)
     except BaseException:

@@ -6,14 +6,12 @@ counted, or spilled to a file. The deadline holds whoever keeps the pipes; then 
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
 from elfolio.spawn.child import Child, deadline_after
-from elfolio.spawn.options import Options, SpawnKeywords, StrPath
+from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
 from elfolio.spawn.streams import PIPE, Streams, StreamTarget
 
 if TYPE_CHECKING:
@@ -48,13 +46,11 @@ class RunKeywords(SpawnKeywords, total=False):
     spill_dir: StrPath | None
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """A command that has ended.
 
     `stdout` and `stderr` are bytes, or str with `text`; None where not captured. Where `dropped` says that
-    bytes are missing, a line in their place says how many. `spilled` holds, for a stream that exceeded the
-    limit with `spill_dir`, an unnamed file with all of it, open at its start.
+    bytes are missing, a line in their place says how many.
     """
 
     args: list[str | bytes]
@@ -62,15 +58,25 @@ class Completed:
     stdout: bytes | str | None
     stderr: bytes | str | None
     pid: int
-    rusage: "resource.struct_rusage | None"
     temperature: str
     seconds: float
     """From before the start to after the end."""
-    dropped: tuple[int, int] = (0, 0)
+    dropped: tuple[int, int]
     """Bytes of stdout and of stderr that are not in memory."""
-    spilled: tuple[IO[bytes] | None, IO[bytes] | None] = (None, None)
-    spill_errors: tuple[int, int] = (0, 0)
+    spilled: tuple[IO[bytes] | None, IO[bytes] | None]
+    """For a stream that exceeded the limit, with `spill_dir`: an unnamed file with all of it, at its start."""
+    spill_errors: tuple[int, int]
     """errno of a write to the spill file that failed, which then ends there; else 0."""
+    usage: "_native.Usage | None"
+
+    @property
+    def rusage(self) -> "resource.struct_rusage | None":
+        """Resource use, as of getrusage(2); None where somebody else reaped the child."""
+        if self.usage is None:
+            return None
+        import resource
+
+        return resource.struct_rusage(self.usage)
 
     def check_returncode(self) -> None:
         """Raises subprocess.CalledProcessError unless the command ended with 0."""
@@ -90,70 +96,76 @@ class Capturing:
     its end. `spill_dir`: a directory for an unnamed file, beyond the limit.
     """
 
+    # Keywords that are given overlay these; see Options.
+    input: bytes | bytearray | memoryview | str | None = None
+    stdin: StreamTarget = None
+    stdout: StreamTarget = None
+    stderr: StreamTarget = None
+    capture_output = True
+    text = False
+    encoding: str | None = None
+    errors: str | None = None
+    timeout: float | None = None
+    check = False
+    output_limit: int | None = None
+    spill_dir: StrPath | None = None
+
+    child: Child
+    pipes: _native.Capture | None = None
+    _files: tuple[IO[bytes] | None, IO[bytes] | None] = (None, None)
+    _ends: tuple[int, int] = (-1, -1)
+
     def __init__(self, template: "SpawnTemplate", argv: "Arguments", keywords: RunKeywords) -> None:
-        rest = dict(keywords)
-        take: Callable[..., object] = rest.pop
-        self.input = take("input", None)
-        self.encoding, self.errors = take("encoding", None), take("errors", None)
-        self.text = bool(take("text", False) or self.encoding or self.errors)
-        self.timeout: float | None = take("timeout", None)  # type: ignore[assignment]
-        self.check = take("check", False)
-        self.limit = self._checked_limit(take("output_limit", None))
-        self._spill_dir = take("spill_dir", None)
-        if self._spill_dir is not None and self.limit == _NO_LIMIT:
-            raise InvalidArgument("spill_dir goes with output_limit")
-        self._streams = self._targets(rest)
         self._template = template
         self._argv = argv
-        self._options = Options(**rest)  # type: ignore[arg-type]
-        self._files: tuple[IO[bytes] | None, IO[bytes] | None] = (None, None)
-        self._captured = (False, False)
-        self._pipes: tuple[int, int] = (-1, -1)
-        self._start_ns = 0
-        self.child: Child
-        self.pipes: _native.Capture
+        options: dict[str, object] = {}
+        for name, value in keywords.items():
+            (self.__dict__ if name in _KEYWORDS else options)[name] = value
+        self._options = Options(**options) if options else NO_OPTIONS  # type: ignore[arg-type]
+        if keywords:
+            self._check()
 
-    @staticmethod
-    def _checked_limit(limit: object) -> int:
-        if limit is None:
-            return _NO_LIMIT
-        if not isinstance(limit, int) or limit < 0:
-            raise InvalidArgument(f"output_limit must be a number of bytes, not {limit!r}")
-        return limit
-
-    def _targets(self, rest: dict[str, object]) -> tuple[StreamTarget, StreamTarget, StreamTarget]:
-        default = PIPE if rest.pop("capture_output", True) else None
-        stdin, out, err = rest.pop("stdin", None), rest.pop("stdout", None), rest.pop("stderr", None)
+    def _check(self) -> None:
+        if self.output_limit is not None and self.output_limit < 0:
+            raise InvalidArgument(f"output_limit must be a number of bytes, not {self.output_limit}")
+        if self.spill_dir is not None and self.output_limit is None:
+            raise InvalidArgument("spill_dir goes with output_limit")
         if self.input is not None:
-            if stdin is not None:
+            if self.stdin is not None:
                 raise InvalidArgument("stdin and input exclude each other")
-            stdin = PIPE
-        elif isinstance(stdin, int) and stdin == PIPE:
-            stdin, self.input = PIPE, b""
-        return stdin, default if out is None else out, default if err is None else err  # type: ignore[return-value]
+            self.stdin = PIPE
+        self.text = bool(self.text or self.encoding or self.errors)
+
+    def _streams(self) -> Streams:
+        default = PIPE if self.capture_output else None
+        return Streams(
+            self.stdin,
+            default if self.stdout is None else self.stdout,
+            default if self.stderr is None else self.stderr,
+        )
 
     def start(self) -> None:
         """Spawns the child and takes hold of its pipes."""
         self._start_ns = time.monotonic_ns()
-        streams = Streams(*self._streams)
+        streams = self._streams()
         try:
-            self._files = self._spill_files(streams)
+            if self.spill_dir is not None:
+                self._files = self._spill_files(streams)
             self.child = self._template.launch(self._argv, self._options, streams.child)
         except BaseException:
             streams.close()
             self._close_files()
             raise
         streams.spawned()
-        self._captured = (streams.ours[1] >= 0, streams.ours[2] >= 0)
-        self._pipes = (streams.ours[1], streams.ours[2])
+        stdin, *ends = streams.ours
+        self._ends = ends[0], ends[1]
         try:
             self.pipes = _native.Capture(
                 self.child.pidfd,
-                streams.ours[0],
+                stdin,
                 self._encoded_input(),
-                streams.ours[1],
-                streams.ours[2],
-                self.limit,
+                *self._ends,
+                _NO_LIMIT if self.output_limit is None else self.output_limit,
                 *(-1 if file is None else file.fileno() for file in self._files),
             )
         except BaseException:
@@ -164,23 +176,21 @@ class Capturing:
     def _encoded_input(self) -> bytes | bytearray | memoryview | None:
         data = self.input
         if isinstance(data, str):
-            return data.encode(self._codec(), str(self.errors or "strict"))
-        return data  # type: ignore[return-value]
+            return data.encode(self._codec(), self.errors or "strict")
+        return data
 
     def _codec(self) -> str:
         if self.encoding:
-            return str(self.encoding)
+            return self.encoding
         import locale
 
         return locale.getencoding()
 
     def _spill_files(self, streams: Streams) -> tuple[IO[bytes] | None, IO[bytes] | None]:
-        if self._spill_dir is None:
-            return None, None
         from tempfile import TemporaryFile
 
         def file(which: int) -> IO[bytes] | None:
-            return TemporaryFile(dir=self._spill_dir) if streams.ours[which] >= 0 else None  # type: ignore[call-overload,no-any-return]
+            return TemporaryFile(dir=self.spill_dir) if streams.ours[which] >= 0 else None
 
         return file(1), file(2)
 
@@ -202,9 +212,9 @@ class Capturing:
         """The whole, blocking."""
         self.start()
         try:
-            if self.pipes.run(self.deadline, ALL) & ALL:
+            if self.move(self.deadline, ALL):
                 self.kill()
-                self.pipes.run(deadline_after(GRACE), OUTPUTS)
+                self.move(deadline_after(GRACE), OUTPUTS)
                 raise self.expired()
             self.child.wait()
         except BaseException:
@@ -212,9 +222,17 @@ class Capturing:
             raise
         return self.completed()
 
+    def move(self, deadline: int, until: int) -> bool:
+        """Moves what comes; whether anything of `until` was left at the deadline."""
+        return self.pipes is not None and bool(self.pipes.run(deadline, until) & until)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable whenever `move` has something to do."""
+        return -1 if self.pipes is None else self.pipes.fileno()
+
     def kill(self) -> None:
         """Kills the tree."""
-        self.child.kill_tree(self._pipes)
+        self.child.kill_tree(self._ends)
 
     def abandon(self) -> None:
         """After an error: kills what still runs, lets go of the pipes, reaps."""
@@ -223,7 +241,7 @@ class Capturing:
             self.kill()
             _native.await_end(child.pidfd, deadline_after(GRACE))
             child.poll()
-        if hasattr(self, "pipes"):
+        if self.pipes is not None:
             self.pipes.close()
         self._close_files()
 
@@ -232,46 +250,56 @@ class Capturing:
         from subprocess import TimeoutExpired
 
         out, err = self._output(0)[0], self._output(1)[0]
-        return TimeoutExpired(self._argv, self.timeout or 0.0, out, err)  # type: ignore[arg-type]
+        return TimeoutExpired(list(self._argv), self.timeout or 0.0, out, err)
 
     def completed(self) -> Completed:
         """The result; the child has been reaped."""
-        self.pipes.close()
-        outputs = self._output(0), self._output(1)
-        for file, spilled in zip(self._files, outputs, strict=True):
-            if file is not None:
-                file.seek(0) if spilled[1] else file.close()
+        out, out_dropped, out_error = self._output(0)
+        err, err_dropped, err_error = self._output(1)
+        child = self.child
+        if self.pipes is not None:
+            self.pipes.close()
         done = Completed(
-            args=self.child.args,
-            returncode=self.child.returncode or 0,
-            stdout=outputs[0][0],
-            stderr=outputs[1][0],
-            pid=self.child.pid,
-            rusage=self.child.rusage,
-            temperature=self.child.temperature,
-            seconds=(time.monotonic_ns() - self._start_ns) / 1e9,
-            dropped=(outputs[0][1], outputs[1][1]),
-            spilled=tuple(f if o[1] else None for f, o in zip(self._files, outputs, strict=True)),  # type: ignore[arg-type]
-            spill_errors=(outputs[0][2], outputs[1][2]),
+            child.args,
+            child.returncode or 0,
+            out,
+            err,
+            child.pid,
+            child.temperature,
+            (time.monotonic_ns() - self._start_ns) / 1e9,
+            (out_dropped, err_dropped),
+            self._kept_files((out_dropped, err_dropped)) if self.spill_dir is not None else (None, None),
+            (out_error, err_error),
+            child.usage,
         )
         if self.check:
             done.check_returncode()
         return done
 
+    def _kept_files(self, dropped: tuple[int, int]) -> tuple[IO[bytes] | None, IO[bytes] | None]:
+        for file, missing in zip(self._files, dropped, strict=True):
+            if file is not None:
+                file.seek(0) if missing else file.close()
+        return self._files[0] if dropped[0] else None, self._files[1] if dropped[1] else None
+
     def _output(self, which: int) -> tuple[bytes | str | None, int, int]:
         """What is there of a stream, how many bytes are not, and the spill file's errno."""
-        if not self._captured[which]:
+        if self.pipes is None or self._ends[which] < 0:
             return None, 0, 0
         head, tail, _, dropped, error = self.pipes.output(which)
-        notice = b"\n[... %d bytes dropped ...]\n" % dropped if dropped else b""
+        if not dropped:
+            whole = head + tail if tail else head
+            return self._decoded(whole, self.errors or "strict") if self.text else whole, 0, error
+        notice = b"\n[... %d bytes dropped ...]\n" % dropped
         if not self.text:
-            return head + notice + tail if tail or notice else head, dropped, error
-        # A cut may go through the middle of a character.
-        errors = str(self.errors or ("replace" if dropped else "strict"))
-        codec = self._codec()
-        text = (head + tail).decode(codec, errors) if not dropped else (
-            head.decode(codec, errors) + notice.decode() + tail.decode(codec, errors)
-        )  # fmt: skip
-        return text.replace("\r\n", "\n").replace("\r", "\n"), dropped, error
+            return head + notice + tail, dropped, error
+        # The cuts may go through the middle of a character.
+        errors = self.errors or "replace"
+        text = self._decoded(head, errors) + notice.decode() + self._decoded(tail, errors)
+        return text, dropped, error
+
+    def _decoded(self, data: bytes, errors: str) -> str:
+        return data.decode(self._codec(), errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
+_KEYWORDS = RunKeywords.__annotations__.keys() - SpawnKeywords.__annotations__.keys()

@@ -94,4 +94,3 @@ def own_cgroup(proc: str = "/proc") -> Path:
     if where is None or entry is None:
         raise FileNotFoundError(errno.ENOENT, "no cgroup v2 hierarchy is mounted here", "cgroup2")
     return where / entry[3:].lstrip("/")
-

@@ -7,6 +7,7 @@ to a stranger. The number itself is for people and for `/proc`.
 import os
 import signal
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, NoReturn
 
@@ -46,6 +47,8 @@ class Child(_native.Process):
     leads = False
     """Whether it leads a session or process group of its own."""
     cgroup: "PrivateCgroup | None" = None
+    owned = False
+    """Whether another object answers for what becomes of it when nobody waits."""
 
     def __repr__(self) -> str:
         return f"<Child {self.pid} {self.temperature} {self.args!r} returncode={self.returncode}>"
@@ -59,14 +62,14 @@ class Child(_native.Process):
         """Closes the streams, and waits for the end."""
         for stream in (self.stdout, self.stderr, self.stdin):
             if stream is not None:
-                try:
+                with suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         self.wait()
 
     def _abandoned(self) -> None:
         """Called by the C core when nobody refers to a running child any more: a later spawn reaps it."""
+        if self.owned:
+            return
         import warnings
 
         warnings.warn(f"child {self.pid} is still running", ResourceWarning, source=self, stacklevel=2)

@@ -90,7 +90,7 @@ def stand_in(
     """Starts `argv` with this process's streams, signal mask and inheritable descriptors, and follows it.
 
     `script`: what a script is told to be called. After `timeout` seconds the tree is killed. For the main
-    thread of a process that has no other. Raises what `SpawnTemplate.spawn` raises.
+    thread of a process that has no other; the template is closed. Raises what `SpawnTemplate.spawn` raises.
     """
     start = time.monotonic_ns()
     mask = _block_all()
@@ -103,6 +103,7 @@ def stand_in(
         streams.close()
         raise
     streams.spawned()
+    template.close()
     relay = Relay(child.pidfd, tuple(_outputs(streams, bound)), _wake)
     threading.Thread(target=relay.run, name="relay", daemon=True).start()
     follower = _Follower(child, relay, None if timeout is None else start / 1e9 + timeout)

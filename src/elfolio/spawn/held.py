@@ -108,7 +108,9 @@ def _open(where: str | int) -> tuple[bytes | None, int]:
 
 def _open_path(path: str) -> int:
     if not path.startswith("/"):
-        raise InvalidArgument(f"a template takes an absolute path, not {path!r}: a relative one means another file elsewhere")
+        raise InvalidArgument(
+            f"a template takes an absolute path, not {path!r}: a relative one means another file elsewhere"
+        )
     # O_PATH first: opening a FIFO or a device for reading could block, or have effects.
     probe = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""spawn.names: the right task name for a program that is executed by descriptor. In: a descriptor, a name. Out: a path.
+"""spawn.names: the right task name for what is executed by descriptor. In: a descriptor, a name. Out: a path.
 
 The kernel names a task after the last component of the path it executes. By descriptor there is none: before
 Linux 6.14 the name is the descriptor's number, since then the name of the file itself ("mawk" for a start as
@@ -14,14 +14,25 @@ import fcntl
 import os
 import tempfile
 import threading
+from contextlib import suppress
 
 __all__ = ["link_for", "needs_link", "unlink_for"]
 
 _PREFIX = "elfolio-names-"
-_lock = threading.Lock()
-_made: tuple[str, int] | None = None
-"""The directory and the descriptor that holds its lock."""
-_links: dict[tuple[int, str], str] = {}
+
+
+class _Links:
+    """This process's directory, made when it is first needed, and the links in it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.folder: str | None = None
+        self.folder_fd = -1
+        """Open as long as the directory is in use: it holds the lock that says so."""
+        self.known: dict[tuple[int, str], str] = {}
+
+
+_links = _Links()
 
 
 def _kernel() -> tuple[int, int]:
@@ -48,48 +59,47 @@ def needs_link(fd: int, name: str) -> bool:
 def link_for(fd: int, name: str) -> str | None:
     """The path of a link called `name` to the descriptor `fd` of whoever follows it; None where no directory
     can be written to: then the task's name is the kernel's choice."""
-    known = _links.get((fd, name))
+    known = _links.known.get((fd, name))
     if known is not None:
         return known
     try:
-        with _lock:
+        with _links.lock:
             folder = f"{_directory()}/{fd}"
             path = f"{folder}/{name}"
-            try:
-                os.symlink(f"/proc/self/fd/{fd}", path)
-            except FileNotFoundError:
-                os.mkdir(folder)
-                os.chmod(folder, 0o711)
-                os.symlink(f"/proc/self/fd/{fd}", path)
-            except FileExistsError:
-                pass
-            _links[fd, name] = path
+            _make_link(folder, path, fd)
+            _links.known[fd, name] = path
             return path
     except OSError:
         return None
 
 
+def _make_link(folder: str, path: str, fd: int) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(folder)
+        # A child that becomes another user must get through.
+        os.chmod(folder, 0o711)
+    with suppress(FileExistsError):
+        os.symlink(f"/proc/self/fd/{fd}", path)
+
+
 def unlink_for(fd: int) -> None:
     """Removes the links to `fd`, which is about to be closed."""
-    with _lock:
-        if _made is not None:
-            _remove(f"{_made[0]}/{fd}")
-        for key in [key for key in _links if key[0] == fd]:
-            del _links[key]
+    with _links.lock:
+        if _links.folder is not None:
+            _remove(f"{_links.folder}/{fd}")
+        for key in [key for key in _links.known if key[0] == fd]:
+            del _links.known[key]
 
 
 def _directory() -> str:
-    global _made
-    if _made is None:
+    if _links.folder is None:
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
         _sweep(base)
-        path = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
-        # A child that becomes another user must get through.
-        os.chmod(path, 0o711)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _made = path, fd
-    return _made[0]
+        _links.folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+        os.chmod(_links.folder, 0o711)
+        _links.folder_fd = os.open(_links.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(_links.folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return _links.folder
 
 
 def _sweep(base: str) -> None:
@@ -113,35 +123,29 @@ def _sweep(base: str) -> None:
 
 
 def _remove(folder: str) -> None:
-    try:
+    with suppress(OSError):
         for name in os.listdir(folder):
             os.unlink(f"{folder}/{name}")
         os.rmdir(folder)
-    except OSError:
-        pass
 
 
 def _remove_all() -> None:
-    global _made
-    with _lock:
-        if _made is None:
+    with _links.lock:
+        if _links.folder is None:
             return
-        path, fd = _made
-        _made = None
-        for folder in os.listdir(path):
-            _remove(f"{path}/{folder}")
-        os.rmdir(path)
-        os.close(fd)
+        path, _links.folder = _links.folder, None
+        with suppress(OSError):
+            for folder in os.listdir(path):
+                _remove(f"{path}/{folder}")
+            os.rmdir(path)
+        os.close(_links.folder_fd)
 
 
 def _forget() -> None:
     """In a forked child: the directory is the parent's."""
-    global _made, _lock
-    _lock = threading.Lock()
-    _links.clear()
-    if _made is not None:
-        os.close(_made[1])
-        _made = None
+    if _links.folder is not None:
+        os.close(_links.folder_fd)
+    _links.__init__()  # type: ignore[misc]
 
 
 atexit.register(_remove_all)

@@ -115,7 +115,14 @@ class _Builder:
         return self.data(encoded + b"\0")
 
     def open(
-        self, label: str | tuple[int, Action], newfd: int, dirfd: int, path: int, flags: int, mode: int, resolve: int
+        self,
+        label: str | tuple[int, Action],
+        newfd: int,
+        dirfd: int,
+        path: int,
+        flags: int,
+        mode: int,
+        resolve: int,
     ) -> None:
         how = self.data(_OPEN_HOW.pack(flags, mode, resolve))
         self.add(label, _native.OP_OPEN, fd=dirfd, newfd=newfd, arg=path, arg2=how)
@@ -278,7 +285,12 @@ def _authority(b: _Builder, options: Options) -> None:
         b.add("rlimits", _native.OP_RLIMIT, fd=resource, arg=soft & _RLIM_INFINITY, arg2=hard & _RLIM_INFINITY)
     if options.extra_groups is not None:
         gids = [_group(group) for group in options.extra_groups]
-        b.add("extra_groups", _native.OP_GROUPS, flags=len(gids), arg=b.data(struct.pack(f"={len(gids)}I", *gids)))
+        b.add(
+            "extra_groups",
+            _native.OP_GROUPS,
+            flags=len(gids),
+            arg=b.data(struct.pack(f"={len(gids)}I", *gids)),
+        )
     if options.group is not None:
         b.add("group", _native.OP_GID, arg=_group(options.group))
     if options.user is not None:

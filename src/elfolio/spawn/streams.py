@@ -1,4 +1,4 @@
-"""spawn.streams: where a child's standard streams lead. In: what the caller asked for. Out: descriptors, ours and the child's."""
+"""spawn.streams: where a child's standard streams lead. In: what the caller asked for. Out: both sides' descriptors."""
 
 import os
 from typing import IO, TypeAlias

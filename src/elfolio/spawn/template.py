@@ -202,9 +202,10 @@ class SpawnTemplate:
         # The plain way stands here by itself, because a start is counted in microseconds and each call takes
         # one: right after another process has run, Python's own code is no longer in the caches.
         if held.direct and options.plain:
+            env = _environment(options)
             child = held.image.launch(
-                Child, self._counts, argv, _environment(options), plan.steps, plan.blob, None, held.exec_fd, -1, 0, False
-            )  # fmt: skip
+                Child, self._counts, argv, env, plan.steps, plan.blob, None, held.exec_fd, -1, 0, False
+            )
         else:
             child = self._start(held, plan, argv, options, script)
         if isinstance(child, tuple):
@@ -230,7 +231,8 @@ class SpawnTemplate:
             child = held.image.launch(
                 Child,
                 self._counts,
-                _script_arguments(held, argv, script) if held.prefix else argv,
+                # By path the kernel reads the script's first line itself.
+                _script_arguments(held, argv, script) if held.prefix and fd >= 0 else argv,
                 _environment(options),
                 plan.steps,
                 plan.blob,
