@@ -113,7 +113,7 @@ static int same_file(const struct held_file *f, const char *path, struct image_r
  * have given its number to another file. */
 static int check_file(const struct held_file *f, struct image_result *result)
 {
-    return same_file(f, NULL, result) && (!f->path || same_file(f, f->path, result));
+    return (!f->path || same_file(f, f->path, result)) && same_file(f, NULL, result);
 }
 
 void image_check(struct image *image, struct image_result *result)
@@ -137,19 +137,16 @@ void image_check(struct image *image, struct image_result *result)
     }
 }
 
-/* What really runs, asked of the process itself; where the kernel will not say (a set-id program), the
- * path again. */
+/* What really runs, asked of the process itself. Where that is another file, or the kernel will not say (a
+ * set-id program), the path decides: a program may have executed something else already, as env does, but a
+ * path that led elsewhere in between leads back to a file whose ctime has changed. */
 static int runs_other_file(struct image *image, struct launch *l, struct image_result *result)
 {
     char exe[32];
     struct file_key now;
-    struct held_file *f = &image->file[image->executed];
     snprintf(exe, sizeof exe, "/proc/%d/exe", (int)l->pid);
-    result->index = image->executed;
-    if (!file_key_read(exe, -1, &now)) {
-        result->detail = file_key_differs(&f->key, &now);
-        return result->detail != 0;
-    }
+    if (!file_key_read(exe, -1, &now) && !file_key_differs(&image->file[image->executed].key, &now))
+        return 0;
     for (int i = 0; i < image->count; i++) {
         result->index = i;
         if (!check_file(&image->file[i], result))

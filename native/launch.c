@@ -413,7 +413,7 @@ int launch(struct launch *l)
     pthread_rwlock_rdlock(&exec_gate);
     int err = launch_once(l, s);
     pthread_rwlock_unlock(&exec_gate);
-    if (err == ETXTBSY && l->failed == STEP_EXEC && gate_alone()) {
+    if (err == ETXTBSY && l->failed == STEP_EXEC && l->flags & LAUNCH_REPEATABLE && gate_alone()) {
         err = launch_once(l, s);
         pthread_rwlock_unlock(&exec_gate);
         l->how |= HOW_RETRIED_BUSY;

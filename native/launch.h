@@ -19,6 +19,7 @@
 /* What a launch asks for. */
 enum launch_flags {
     LAUNCH_COPY_MEMORY = 1, /* no CLONE_VM: some step would change the parent's memory descriptor */
+    LAUNCH_REPEATABLE = 2,  /* the steps may run twice: ETXTBSY gets a second try */
 };
 
 /* What a launch had to do without; the caller counts them. */

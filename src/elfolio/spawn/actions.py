@@ -62,7 +62,8 @@ _OPEN_FLAGS = (
 )
 
 
-def _fd(value: object, name: str) -> None:
+def check_fd(value: object, name: str) -> None:
+    """Raises InvalidArgument unless `value` can be a descriptor."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_FD:
         raise InvalidArgument(f"{name} must be a descriptor from 0 to {LAST_FD}, not {value!r}")
 
@@ -94,7 +95,7 @@ class Close:
     fd: int
 
     def __post_init__(self) -> None:
-        _fd(self.fd, "fd")
+        check_fd(self.fd, "fd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ class Dup2:
     cloexec: bool = False
 
     def __post_init__(self) -> None:
-        _fd(self.fd, "fd")
-        _fd(self.newfd, "newfd")
+        check_fd(self.fd, "fd")
+        check_fd(self.newfd, "newfd")
         if self.cloexec and self.fd == self.newfd:
             raise InvalidArgument(f"Dup2 of {self.fd} onto itself takes no flags")
 
@@ -123,7 +124,7 @@ class Fchdir:
     fd: int
 
     def __post_init__(self) -> None:
-        _fd(self.fd, "fd")
+        check_fd(self.fd, "fd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,10 @@ class Open:
     resolve: int = 0
 
     def __post_init__(self) -> None:
-        _fd(self.newfd, "newfd")
+        check_fd(self.newfd, "newfd")
         _path(self.path, "path")
         if self.dirfd != AT_FDCWD:
-            _fd(self.dirfd, "dirfd")
+            check_fd(self.dirfd, "dirfd")
         if self.flags < 0 or self.flags & ~_OPEN_FLAGS:
             raise InvalidArgument(f"unknown open flags {self.flags & ~_OPEN_FLAGS:#x}")
         if self.resolve & ~_RESOLVE_ALL:
@@ -184,8 +185,8 @@ class CloseRange:
     unshare: bool = False
 
     def __post_init__(self) -> None:
-        _fd(self.first, "first")
-        _fd(self.last, "last")
+        check_fd(self.first, "first")
+        check_fd(self.last, "last")
         if self.first > self.last:
             raise InvalidArgument(f"CloseRange from {self.first} to {self.last} runs backwards")
 

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
-from elfolio.spawn.child import Child, deadline_after
+from elfolio.spawn.child import FOREVER, Child, deadline_after
 from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
 from elfolio.spawn.streams import PIPE, Streams, StreamTarget
 
@@ -147,6 +147,7 @@ class Capturing:
     def start(self) -> None:
         """Spawns the child and takes hold of its pipes."""
         self._start_ns = time.monotonic_ns()
+        self.deadline = deadline_after(self.timeout)
         streams = self._streams()
         try:
             if self.spill_dir is not None:
@@ -199,14 +200,9 @@ class Capturing:
             if file is not None:
                 file.close()
 
-    @property
-    def deadline(self) -> int:
-        """When the timeout has passed, CLOCK_MONOTONIC nanoseconds; -1 for never."""
-        return -1 if self.timeout is None else max(1, self._start_ns + int(self.timeout * 1e9))
-
     def remaining(self) -> float | None:
         """Seconds until then; None for ever."""
-        return None if self.timeout is None else (self.deadline - time.monotonic_ns()) / 1e9
+        return None if self.deadline == FOREVER else (self.deadline - time.monotonic_ns()) / 1e9
 
     def run(self) -> Completed:
         """The whole, blocking."""

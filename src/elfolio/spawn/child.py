@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Child", "deadline_after"]
 
 FOREVER = -1
+_AGES = 1e9
 
 
 def deadline_after(timeout: float | None) -> int:
-    """A CLOCK_MONOTONIC time in nanoseconds, `timeout` seconds from now; -1 for None."""
-    if timeout is None:
+    """A CLOCK_MONOTONIC time in nanoseconds, `timeout` seconds from now; -1 for None, and for thirty years."""
+    if timeout is None or timeout >= _AGES:
         return FOREVER
     # Zero would mean "one turn" to the core; a deadline that has passed says the same.
     return max(1, time.monotonic_ns() + int(timeout * 1e9))
@@ -72,8 +73,8 @@ class Child(_native.Process):
             return
         import warnings
 
+        abandoned.append(self.detach())  # first: a warning may be an error
         warnings.warn(f"child {self.pid} is still running", ResourceWarning, source=self, stacklevel=2)
-        abandoned.append(self.detach())
 
     @property
     def rusage(self) -> "resource.struct_rusage | None":
@@ -118,10 +119,14 @@ def reap_abandoned() -> None:
             pidfd = abandoned.pop(0)
         except IndexError:
             return
-        if _native.take_status(pidfd) is None:
-            abandoned.append(pidfd)
-        else:
+        try:
+            ended = _native.take_status(pidfd) is not None
+        except OSError:
+            continue  # not a pidfd any more: the host has closed it, and the number is somebody else's
+        if ended:
             os.close(pidfd)
+        else:
+            abandoned.append(pidfd)
 
 
 def _forget() -> None:

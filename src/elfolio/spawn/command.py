@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from elfolio.spawn import names
 from elfolio.spawn.actions import SigMask
 from elfolio.spawn.child import Child
 from elfolio.spawn.counts import stats
@@ -104,6 +105,8 @@ def stand_in(
         raise
     streams.spawned()
     template.close()
+    # Its names are needed until the exec only, and a SIGKILL would leave them behind.
+    names._remove_all()
     relay = Relay(child.pidfd, tuple(_outputs(streams, bound)), _wake)
     threading.Thread(target=relay.run, name="relay", daemon=True).start()
     follower = _Follower(child, relay, None if timeout is None else start / 1e9 + timeout)

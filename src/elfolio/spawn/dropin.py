@@ -9,7 +9,8 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from elfolio.errors import InvalidArgument, StaleTemplate, UnholdableProgram
@@ -75,13 +76,16 @@ def launch(call: Call) -> Child:
     announced = False
     for given in _candidates(program, call):
         path = _absolute(given, call)
-        if not _held(path, call, failures):
+        template = _template(path, call, failures)
+        if template is None:
             continue
         if not announced:  # only now: a start that is left to the standard library is announced by it
             announced = True
             _announce(program, argv, call)
         try:
-            return _start(path, argv, options, streams, None if given is path else given, call)
+            if call.as_other:
+                return template.launch(argv, options, streams)
+            return default_pool().launch(template, argv, options, streams, None if given is path else given)
         except (InvalidArgument, StaleTemplate) as error:
             raise LeftToStandard(f"{type(error).__name__} from the template") from error
         except OSError as error:
@@ -109,9 +113,12 @@ def _announce(program: Any, argv: list[Any], call: Call) -> None:
 def _command(call: Call) -> tuple[list[Any], Any]:
     """argv, and the program as errors will name it."""
     args = call.args
-    if isinstance(args, os.PathLike) and call.shell:
+    if isinstance(args, list | tuple):
+        argv = list(args)
+    elif isinstance(args, os.PathLike) and call.shell:
         raise TypeError("path-like args is not allowed when shell is true")
-    argv = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
+    else:
+        argv = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
     if call.shell:
         argv = [call.executable or "/bin/sh", "-c", *argv]
     return argv, argv[0] if call.executable is None else call.executable
@@ -157,21 +164,21 @@ def _streams(call: Call) -> tuple[int, int, int]:
     return streams[0], streams[1], streams[2]
 
 
-def _candidates(program: Any, call: Call) -> Iterator[str]:
+def _candidates(program: Any, call: Call) -> Iterable[str]:
     """What execve is given, one after the other (os._execvpe)."""
     name = os.fsdecode(program)
-    if os.path.dirname(name):
-        yield name
-        return
-    for folder in _search_path(call.env):
-        yield os.path.join(folder, name)
+    if "/" in name:
+        return (name,)
+    # os.get_exec_path takes long to find that os.environ has no bytes in it.
+    folders = None if call.env is None else tuple(os.get_exec_path(call.env))
+    return [prefix + name for prefix in _prefixes(os.environ.get("PATH", os.defpath) if folders is None else folders)]
 
 
-def _search_path(env: Any) -> list[str]:
-    """os.get_exec_path, which takes four times as long to find that os.environ has no bytes in it."""
-    if env is None:
-        return os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.get_exec_path(env)
+@lru_cache(maxsize=16)
+def _prefixes(folders: str | tuple[str, ...]) -> list[str]:
+    """What os.path.join puts before a name."""
+    parts = folders.split(os.pathsep) if isinstance(folders, str) else folders
+    return [os.path.join(part, "") for part in parts]
 
 
 def _absolute(given: str, call: Call) -> str:
@@ -190,31 +197,21 @@ def _absolute(given: str, call: Call) -> str:
     return os.path.join(cwd, given)
 
 
-def _held(path: str, call: Call, failures: list[int | str]) -> bool:
-    """Whether there is a template for `path`. Most of a search path leads nowhere: that costs one call, and why
-    is only asked when nothing has been found."""
+def _template(path: str, call: Call, failures: list[int | str]) -> SpawnTemplate | None:
+    """Most of a search path leads nowhere: that costs one call, and why is only asked when nothing is found."""
     if not os.access(path, os.F_OK, effective_ids=True):
         failures.append(path)
-        return False
-    if call.as_other:
-        return True
+        return None
     try:
-        default_pool().get(path)
+        if call.as_other:
+            # Executed by path: whether the other user may reach and execute it is the kernel's to say.
+            return SpawnTemplate(path, audit="strict", rebuild=True, lease=False)
+        return default_pool().get(path)
     except UnholdableProgram:
         raise LeftToStandard("a program that no template can hold") from None
     except OSError as error:
         failures.append(error.errno or errno.ENOENT)
-        return False
-    return True
-
-
-def _start(
-    path: str, argv: list[Any], options: Options, streams: tuple[int, int, int], script: str | None, call: Call
-) -> Child:
-    if not call.as_other:
-        return default_pool().launch(path, argv, options, streams, script)
-    # By path, in the child: whether the other user may reach and execute it is the kernel's to say.
-    return SpawnTemplate(path, audit="strict", rebuild=True, lease=False).launch(argv, options, streams)
+        return None
 
 
 def _exec_error(error: OSError, call: Call) -> int:
@@ -248,15 +245,11 @@ def _check_that_nothing_else_is_wrong(argv: list[Any], call: Call) -> None:
     if not (
         plain
         and call.process_group < 0
-        and all(_is_open(fd) for fd in (call.p2cread, call.c2pwrite, call.errwrite) if fd >= 0)
+        and all(_is_open(fd) for fd in (call.p2cread, call.c2pwrite, call.errwrite))
         and all(isinstance(argument, str) and "\0" not in argument for argument in argv)
     ):
         raise LeftToStandard("no program found, and perhaps more wrong")
 
 
 def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+    return fd < 0 or os.path.exists(f"/proc/self/fd/{fd}")

@@ -20,6 +20,7 @@ from elfolio.spawn.names import needs_link
 __all__ = ["Held", "hold"]
 
 _HEAD = 256  # BINPRM_BUF_SIZE: what the kernel reads to tell the format
+_BLANKS = b" \t"
 _FILES = 6  # fs/exec.c, exec_binprm: five rewrites, then ELOOP
 
 # e_machine of what this kernel may execute without binfmt_misc: itself, and its 32-bit sibling.
@@ -95,7 +96,9 @@ def _name(target: str | int) -> str:
 
 def _open(where: str | int) -> tuple[bytes | None, int]:
     if isinstance(where, int):
-        path, fd = None, fcntl.fcntl(where, fcntl.F_DUPFD_CLOEXEC, 3)
+        if where < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), where)
+        path, fd = None, _reopened(where)
     else:
         path, fd = os.fsencode(where), _open_path(where)
     try:
@@ -104,6 +107,25 @@ def _open(where: str | int) -> tuple[bytes | None, int]:
         os.close(fd)
         raise
     return path, fd
+
+
+def _reopened(fd: int) -> int:
+    """The same file as `fd`, open anew where that can be: a lease belongs to an open file description, and the
+    caller's own must not come and go with ours."""
+    try:
+        return _above_streams(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _above_streams(fd: int) -> int:
+    """`fd` under a number that no standard stream of a child takes."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def _open_path(path: str) -> int:
@@ -123,11 +145,7 @@ def _open_path(path: str) -> int:
             fd = fcntl.fcntl(probe, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(probe)
-    if fd > 2:
-        return fd
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(fd)
-    return moved
+    return _above_streams(fd)
 
 
 def _check(fd: int, where: str | int) -> None:
@@ -155,8 +173,8 @@ def _interpreter(fd: int, where: str | int) -> list[bytes] | None:
         if _other_formats():
             raise UnholdableProgram(where, "its format is binfmt_misc's, whose interpreter opens it by path")
         raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), where)
-    words = _first_line(head[2:])
-    if not words or not words[0]:
+    words = _first_line(head)
+    if not words:
         raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), where)
     if not words[0].startswith(b"/"):
         raise UnholdableProgram(where, f"its interpreter {os.fsdecode(words[0])!r} is a relative path")
@@ -164,17 +182,42 @@ def _interpreter(fd: int, where: str | int) -> list[bytes] | None:
 
 
 def _first_line(head: bytes) -> list[bytes]:
-    """The interpreter and, if there is one, its single argument, by the rules of load_script(): blanks are
-    spaces and tabs only, the argument keeps its inner ones, and a path cut off by the buffer is refused."""
-    line, newline, _ = head.partition(b"\n")
-    cut = not newline and len(head) == _HEAD - 2
-    line = line.lstrip(b" \t") if cut else line.strip(b" \t")
-    line = line.split(b"\0")[0]
-    end = min((i for i in (line.find(b" "), line.find(b"\t")) if i >= 0), default=len(line))
-    if end == len(line):
-        return [] if cut else [line]
-    argument = line[end:].lstrip(b" \t")
-    return [line[:end], argument] if argument else [line[:end]]
+    """The interpreter and, where the kernel passes one, its argument: load_script() of fs/binfmt_script.c step by
+    step, because each of its edges shows. Its buffer is padded with NULs, which end a line, a path and an argument;
+    its last byte counts for a newline only."""
+    buffer = head.ljust(_HEAD, b"\0")
+    last = _HEAD - 1
+    end = buffer.partition(b"\0")[0].find(b"\n")
+    if end < 0:
+        path = _skip(buffer, 2, last)
+        if path > last or _terminator(buffer, path, last) > last:
+            return []  # blanks only, or a path that the buffer cuts off
+        end = last
+    while buffer[end - 1] in _BLANKS:
+        end -= 1
+    path = _skip(buffer, 2, end)
+    if path >= end:
+        return []
+    stop = _terminator(buffer, path, end)
+    name = buffer[path : min(stop, end)]
+    if stop > end or buffer[stop] == 0:
+        return [name]
+    argument = _skip(buffer, stop, end)
+    return [name] if argument > end else [name, buffer[argument:end].partition(b"\0")[0]]
+
+
+def _skip(buffer: bytes, at: int, end: int) -> int:
+    """next_non_spacetab(): the first byte from `at` to `end`, inclusive, that is no blank; beyond `end` if none."""
+    while at <= end and buffer[at] in _BLANKS:
+        at += 1
+    return at
+
+
+def _terminator(buffer: bytes, at: int, end: int) -> int:
+    """next_terminator(): the first blank or NUL."""
+    while at <= end and buffer[at] not in _BLANKS and buffer[at]:
+        at += 1
+    return at
 
 
 def _is_native(head: bytes) -> bool:

@@ -25,7 +25,7 @@ class _Links:
     """This process's directory, made when it is first needed, and the links in it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a template may be collected, and its links go, while it is held
         self.folder: str | None = None
         self.folder_fd = -1
         """Open as long as the directory is in use: it holds the lock that says so."""
@@ -94,28 +94,46 @@ def unlink_for(fd: int) -> None:
 def _directory() -> str:
     if _links.folder is None:
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
-        _sweep(base)
-        _links.folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
-        os.chmod(_links.folder, 0o711)
-        _links.folder_fd = os.open(_links.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(_links.folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):
+            _sweep(base)
+        made = _locked_directory(base)
+        while made is None:
+            made = _locked_directory(base)
+        _links.folder, _links.folder_fd = made
     return _links.folder
+
+
+def _locked_directory(base: str) -> tuple[str, int] | None:
+    """A new directory and the descriptor that locks it; None where another process, which takes a directory
+    without a lock for a dead one's, removed it in between."""
+    path = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+    try:
+        os.chmod(path, 0o711)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    if os.path.isdir(path):
+        return path, fd
+    os.close(fd)
+    return None
 
 
 def _sweep(base: str) -> None:
     """Removes this user's directories that nobody holds: their process was killed."""
-    for entry in os.scandir(base):
-        if not entry.name.startswith(_PREFIX) or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
-            continue
+    for name in os.listdir(base):
+        path = f"{base}/{name}"
         try:
-            fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if not name.startswith(_PREFIX) or os.lstat(path).st_uid != os.geteuid():
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for folder in os.listdir(fd):
-                _remove(f"{entry.path}/{folder}")
-            os.rmdir(entry.path)
+                _remove(f"{path}/{folder}")
+            os.rmdir(path)
         except OSError:
             pass
         finally:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias, TypedDict, Unpack
 
 from elfolio.errors import InvalidArgument, TooManyActions
-from elfolio.spawn.actions import MAX_ACTIONS, Action
+from elfolio.spawn.actions import MAX_ACTIONS, Action, check_fd
 
 __all__ = ["NO_OPTIONS", "Options", "SpawnKeywords", "StrPath"]
 
@@ -43,6 +43,15 @@ class SpawnKeywords(TypedDict, total=False):
     cpu_affinity: Iterable[int] | None
     memory_merge: bool
     restore_signals: bool
+
+
+_INT_MAX = 0x7FFFFFFF
+_RLIM_INFINITY = 0xFFFFFFFFFFFFFFFF
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidArgument(f"{name} runs from {low} to {high}, not {value}")
 
 
 class Options:
@@ -103,6 +112,9 @@ class Options:
             raise TypeError(f"unknown keyword {min(unknown)!r}")
         self.__dict__.update(keywords)
         if keywords:
+            for name in _ITERATED & keywords.keys():
+                if keywords[name] is not None:  # type: ignore[literal-required]
+                    self.__dict__[name] = tuple(keywords[name])  # type: ignore[literal-required]
             self.__dict__["plain"] = keywords.keys() <= _ENVIRONMENT
             self._check()
 
@@ -127,14 +139,24 @@ class Options:
         for action in self.actions:
             if not isinstance(action, Action):
                 raise InvalidArgument(f"unknown action {action!r}")
-        if self.process_group is not None and self.process_group < 0:
-            raise InvalidArgument(f"process_group must be 0 or a group, not {self.process_group}")
-        if not 0 <= self.pdeathsig <= 64:
-            raise InvalidArgument(f"pdeathsig must be a signal, not {self.pdeathsig}")
-        if self.oom_score_adj is not None and not -1000 <= self.oom_score_adj <= 1000:
-            raise InvalidArgument(f"oom_score_adj runs from -1000 to 1000, not {self.oom_score_adj}")
-        if self.umask > 0o7777 or self.umask < -1:
-            raise InvalidArgument(f"umask runs from 0 to 0o777, not {self.umask:#o}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for fd in self.pass_fds:
+            check_fd(fd, "pass_fds")
+        if self.controlling_tty is not None:
+            check_fd(self.controlling_tty, "controlling_tty")
+        if self.process_group is not None:
+            _within("process_group", self.process_group, 0, _INT_MAX)
+        if self.oom_score_adj is not None:
+            _within("oom_score_adj", self.oom_score_adj, -1000, 1000)
+        _within("pdeathsig", self.pdeathsig, 0, 64)
+        _within("nice", self.nice, -_INT_MAX, _INT_MAX)
+        _within("umask", self.umask, -1, 0o7777)
+        for resource, limits in (self.rlimits or {}).items():
+            _within("rlimits: resource", resource, 0, 64)
+            for limit in limits:
+                _within("rlimits", limit, -1, _RLIM_INFINITY)
 
     @property
     def needs_memory_copy(self) -> bool:
@@ -143,6 +165,7 @@ class Options:
         return self.memory_merge or not (self.user is None and self.group is None and self.extra_groups is None)
 
 
+_ITERATED = frozenset(("actions", "pass_fds", "extra_groups", "cpu_affinity"))
 _ENVIRONMENT = frozenset(("env", "env_allow"))
 _KEYWORDS = SpawnKeywords.__annotations__.keys()
 NO_OPTIONS = Options()

@@ -7,7 +7,7 @@ that failed back into words. Never starts anything.
 import os
 import signal
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from elfolio import _native
@@ -27,7 +27,7 @@ from elfolio.spawn.actions import (
 )
 from elfolio.spawn.options import Options
 
-__all__ = ["INHERITED", "NULL_DEVICE", "Plan", "compile_plan"]
+__all__ = ["INHERITED", "NULL_DEVICE", "Plan", "compile_plan", "overwritten"]
 
 INHERITED = -1
 """A standard stream of the child that is the parent's."""
@@ -63,12 +63,6 @@ class Plan:
     flags: int
     labels: tuple[str | tuple[int, Action], ...]
     """For each step the keyword, or the index and the action, that it comes from."""
-    replaced: tuple[tuple[int, int], ...]
-    """Ranges of descriptors from 3 up that the steps close or overwrite before exec."""
-
-    def replaces(self, fd: int) -> bool:
-        """Whether `fd` of the parent is gone in the child by the time it executes."""
-        return any(first <= fd <= last for first, last in self.replaced)
 
     def failure(self, step: int, errno: int, options: Options) -> OSError:
         """The error for a step that failed in the child with `errno`."""
@@ -129,40 +123,56 @@ class _Builder:
 
 
 _PLANS_KEPT = 64
-_plain: dict[tuple[tuple[int, int, int], int], Plan] = {}
+_plain: dict[tuple[int, int, int], Plan] = {}
 """Plans without options, by streams: pipes get the same numbers again and again."""
 
 
-def compile_plan(options: Options, streams: tuple[int, int, int], also: int = -1) -> Plan:
+def compile_plan(options: Options, streams: tuple[int, int, int], passed: int = -1, executed: int = -1) -> Plan:
     """Compiles `options` for a child whose standard streams are `streams`: descriptors of the parent,
-    INHERITED or NULL_DEVICE. `also` is one more descriptor to pass, or -1. Raises InvalidArgument."""
-    if options.plain:
-        plan = _plain.get((streams, also))
+    INHERITED or NULL_DEVICE. `passed` is one more descriptor to pass, `executed` the one that will be executed;
+    neither may be among `overwritten(options.actions)`. Raises InvalidArgument."""
+    if options.plain and passed < 0:
+        plan = _plain.get(streams)
         if plan is None:
-            plan = _compile(options, streams, also)
+            plan = _compile(options, streams, -1, -1)
             if len(_plain) < _PLANS_KEPT:
-                _plain[streams, also] = plan
+                _plain[streams] = plan
         return plan
-    return _compile(options, streams, also)
+    return _compile(options, streams, passed, executed)
 
 
-def _compile(options: Options, streams: tuple[int, int, int], also: int) -> Plan:
+def overwritten(actions: Iterable[Action]) -> set[int]:
+    """The descriptors that actions close or make by their number."""
+    numbers: set[int] = set()
+    for action in actions:
+        match action:
+            case Close(fd=fd):
+                numbers.add(fd)
+            case Dup2(newfd=newfd) | Open(newfd=newfd):
+                numbers.add(newfd)
+    return numbers
+
+
+def _compile(options: Options, streams: tuple[int, int, int], passed: int, executed: int) -> Plan:
     b = _Builder()
-    kept = {fd for fd in (*options.pass_fds, also) if fd > 2}
+    kept = {fd for fd in options.pass_fds if fd > 2}
+    own = {fd for fd in (passed, executed) if fd > 2}
     _streams(b, streams)
-    _placement(b, options, kept)
+    _placement(b, options, kept | ({passed} & own))
     for index, action in enumerate(options.actions):
-        _action(b, index, action)
-    replaced = tuple(_replaced(options.actions)) if options.actions else ()
+        _action(b, index, action, own)
     if not options.inherit_fds:
-        _close_others(b, kept if options.close_targets else _surviving(kept, options.actions))
+        survivors = kept if options.close_targets else _surviving(kept, options.actions)
+        _close_others(b, survivors | ({passed} & own))
     _authority(b, options)
     if options.pdeathsig:
         b.add("pdeathsig", _native.OP_PDEATHSIG, fd=options.pdeathsig)
     if options.restore_signals:
         b.packed("restore_signals", _RESTORED)
     flags = _native.LAUNCH_COPY_MEMORY if options.needs_memory_copy else 0
-    return Plan(b"".join(b.steps), bytes(b.blob), flags, tuple(b.labels), replaced)
+    # An action may do a thing that cannot be done twice, such as making a file.
+    flags |= 0 if options.actions else _native.LAUNCH_REPEATABLE
+    return Plan(b"".join(b.steps), bytes(b.blob), flags, tuple(b.labels))
 
 
 def _streams(b: _Builder, streams: tuple[int, int, int]) -> None:
@@ -216,7 +226,7 @@ def _affinity(cpus: Iterable[int]) -> bytes:
     return bits.to_bytes(max(8, (bits.bit_length() + 63) // 64 * 8), "little")
 
 
-def _action(b: _Builder, index: int, action: Action) -> None:
+def _action(b: _Builder, index: int, action: Action, own: set[int]) -> None:
     label = (index, action)
     match action:
         case Close():
@@ -232,7 +242,9 @@ def _action(b: _Builder, index: int, action: Action) -> None:
             b.open(label, action.newfd, action.dirfd, b.path(action.path), action.flags, mode, action.resolve)
         case CloseRange():
             flags = _CLOSE_RANGE_CLOEXEC * action.cloexec | _CLOSE_RANGE_UNSHARE * action.unshare
-            b.add(label, _native.OP_CLOSE_RANGE, fd=action.first, newfd=action.last, flags=flags)
+            # What is executed must stay open until then; it is close-on-exec, so that nobody sees it did.
+            for first, last in _around(action.first, action.last, own):
+                b.add(label, _native.OP_CLOSE_RANGE, fd=first, newfd=last, flags=flags)
         case SigMask():
             b.add(label, _native.OP_SIGMASK, arg=_signal_bits(action.signals))
         case SigDefault():
@@ -255,29 +267,25 @@ def _surviving(kept: set[int], actions: Iterable[Action]) -> set[int]:
     return kept
 
 
-def _replaced(actions: Iterable[Action]) -> Iterable[tuple[int, int]]:
-    for action in actions:
-        match action:
-            case Close(fd=fd):
-                yield fd, fd
-            case Dup2(newfd=newfd) | Open(newfd=newfd):
-                yield newfd, newfd
-            case CloseRange(first=first, last=last, cloexec=False):
-                yield first, last
+def _around(first: int, last: int, holes: set[int]) -> Iterator[tuple[int, int]]:
+    """The parts of a range that are left without `holes`."""
+    for hole in sorted(holes):
+        if first <= hole <= last:
+            if first < hole:
+                yield first, hole - 1
+            first = hole + 1
+    if first <= last:
+        yield first, last
 
 
 def _close_others(b: _Builder, kept: set[int]) -> None:
     """Marks what lies between the kept descriptors close-on-exec: exec then closes it, and the pinned file,
     which is one of them, stays open until it has been executed."""
-    first = 3
-    for fd in sorted(fd for fd in kept if fd > 2):
-        if fd > first:
-            b.add("pass_fds", _native.OP_CLOSE_RANGE, flags=_CLOSE_RANGE_CLOEXEC, fd=first, newfd=fd - 1)
-        first = fd + 1
-    if first == 3:
+    if not kept:
         b.packed("pass_fds", _CLOSE_ALL)
-    elif first <= LAST_FD:
-        b.add("pass_fds", _native.OP_CLOSE_RANGE, flags=_CLOSE_RANGE_CLOEXEC, fd=first, newfd=-1)
+        return
+    for first, last in _around(3, LAST_FD, kept):
+        b.add("pass_fds", _native.OP_CLOSE_RANGE, flags=_CLOSE_RANGE_CLOEXEC, fd=first, newfd=last)
 
 
 def _authority(b: _Builder, options: Options) -> None:

@@ -63,31 +63,29 @@ class Pool:
         del evicted
         return template
 
-    def drop(self, path: StrPath, template: SpawnTemplate) -> None:
-        """Forgets `template`, if it is still the one for `path`."""
-        key = os.fsdecode(path)
+    def drop(self, template: SpawnTemplate) -> None:
+        """Forgets `template`, if it is still the one for its path."""
         with self._lock:
-            if self._templates.get(key) is template:
-                del self._templates[key]
+            if self._templates.get(str(template.target)) is template:
+                del self._templates[str(template.target)]
 
     def launch(
         self,
-        path: StrPath,
+        template: SpawnTemplate,
         argv: Arguments,
         options: Options,
         streams: tuple[int, int, int],
         script: str | None = None,
     ) -> Child:
-        """`SpawnTemplate.launch` of the template for `path`. One that refuses, because the credentials are not
-        those that it was made with or because its file is gone, is dropped; a new one is tried, once."""
-        template = self.get(path)
+        """`template.launch`. A template that refuses, because the credentials are not those that it was made with
+        or because its file is gone, is dropped; a new one is tried, once."""
         try:
             return template.launch(argv, options, streams, script)
         except OSError:
             if _stands(template):
                 raise
-        self.drop(path, template)
-        return self.get(path).launch(argv, options, streams, script)
+        self.drop(template)
+        return self.get(str(template.target)).launch(argv, options, streams, script)
 
     def close(self) -> None:
         """Forgets all templates; the pool stays usable."""

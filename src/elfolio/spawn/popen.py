@@ -52,7 +52,7 @@ class Popen(subprocess.Popen[AnyStr]):
             super()._execute_child(*arguments)  # type: ignore[misc]
             return
         # From here on __del__ answers for a child that nobody waits for.
-        child.owned, child.args = True, self.args
+        child.owned, child.args = True, self.args  # type: ignore[assignment]
         self._child, self.pid, self._child_created = child, child.pid, True
         self._close_pipe_fds(*Call(*arguments).pipes)  # type: ignore[attr-defined]
 

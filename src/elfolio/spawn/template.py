@@ -19,7 +19,7 @@ from elfolio.spawn.child import Child, abandoned, reap_abandoned
 from elfolio.spawn.counts import ProgramCounts, counts_for
 from elfolio.spawn.held import Held, hold
 from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
-from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Plan, compile_plan
+from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Plan, compile_plan, overwritten
 from elfolio.spawn.refusals import foreign_error, refusal_error
 from elfolio.spawn.streams import Streams, StreamTarget
 
@@ -198,16 +198,16 @@ class SpawnTemplate:
         if not argv:
             raise InvalidArgument("argv must have at least argv[0]")
         held = self._held or self._current()
-        plan = compile_plan(options, streams, held.passed)
         # The plain way stands here by itself, because a start is counted in microseconds and each call takes
         # one: right after another process has run, Python's own code is no longer in the caches.
         if held.direct and options.plain:
             env = _environment(options)
+            plan = compile_plan(options, streams)
             child = held.image.launch(
-                Child, self._counts, argv, env, plan.steps, plan.blob, None, held.exec_fd, -1, 0, False
+                Child, self._counts, argv, env, plan.steps, plan.blob, None, held.exec_fd, -1, plan.flags, False
             )
         else:
-            child = self._start(held, plan, argv, options, script)
+            plan, child = self._start(held, argv, options, streams, script)
         if isinstance(child, tuple):
             if child[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
                 return self.launch(argv, options, streams, script, rebuilds - 1)
@@ -220,18 +220,23 @@ class SpawnTemplate:
         return child
 
     def _start(
-        self, held: Held, plan: Plan, argv: Arguments, options: Options, script: str | None
-    ) -> "Child | _native.Refusal":
+        self, held: Held, argv: Arguments, options: Options, streams: tuple[int, int, int], script: str | None
+    ) -> "tuple[Plan, Child | _native.Refusal]":
         """A launch with all that can be asked for."""
         with ExitStack() as stack:
             cgroup_fd, private = -1, None
             if options.cgroup is not None or options.private_cgroup:
                 cgroup_fd, private = stack.enter_context(cgroups.membership(options.cgroup, options.private_cgroup))
-            path, fd = self._way(held, plan, stack)
+            taken = overwritten(options.actions) if options.actions else set()
+            path, fd = self._way(held, taken, stack)
+            passed = held.passed
+            if passed in taken:
+                passed = _elsewhere(passed, taken, stack)
+                script = f"/dev/fd/{passed}"
+            plan = compile_plan(options, streams, passed, fd)
             child = held.image.launch(
                 Child,
                 self._counts,
-                # By path the kernel reads the script's first line itself.
                 _script_arguments(held, argv, script) if held.prefix and fd >= 0 else argv,
                 _environment(options),
                 plan.steps,
@@ -242,25 +247,23 @@ class SpawnTemplate:
                 plan.flags,
                 self.audit == "strict",
             )
-        if private is not None and isinstance(child, tuple):
-            private.remove()
-        elif isinstance(child, Child):
+        if isinstance(child, Child):
             child.leads = options.start_new_session or options.process_group == 0
             if private is not None:
                 child.cgroup = private
                 child.on_end = private.remove
-        return child
+        elif private is not None:
+            private.remove()
+        return plan, child
 
-    def _way(self, held: Held, plan: Plan, stack: ExitStack) -> tuple[bytes | None, int]:
+    def _way(self, held: Held, taken: set[int], stack: ExitStack) -> tuple[bytes | None, int]:
         """What to execute: a path or None, and a descriptor or -1."""
         if self.audit == "strict":
             return os.fsencode(str(self.target)), -1
         fd = held.exec_fd
-        borrowed = plan.replaces(fd)
-        if borrowed:
+        if fd in taken:
             # An action gives the descriptor's number to something else: pin the file under another one.
-            fd = _free_of(plan, fd)
-            stack.callback(os.close, fd)
+            fd = _elsewhere(fd, taken, stack)
             stack.callback(names.unlink_for, fd)
         if held.plain_name:
             return None, fd
@@ -310,15 +313,13 @@ def _script_arguments(held: Held, argv: Arguments, script: str | None) -> list[s
     return [*prefix, *argv[1:]]
 
 
-def _free_of(plan: Plan, fd: int) -> int:
-    """A copy of `fd` under a number that no action touches."""
-    wasted: list[int] = []
-    try:
-        while True:
-            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-            if not plan.replaces(copy):
-                return copy
-            wasted.append(copy)
-    finally:
-        for copy in wasted:
-            os.close(copy)
+def _elsewhere(fd: int, taken: set[int], stack: ExitStack) -> int:
+    """A copy of `fd` under a number that no action takes; `stack` closes it."""
+    number = 3
+    while True:
+        copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number)
+        if copy not in taken:
+            stack.callback(os.close, copy)
+            return copy
+        os.close(copy)
+        number = copy + 1

@@ -1,16 +1,17 @@
 """spawn.tree: kills a child and all that descends from it. In: a Child, our ends of its pipes. Out: a count.
 
-Never hits a stranger: a process is killed through a pidfd, opened first and checked afterwards, so that a
+Never hits a stranger: a process is signalled through a pidfd, opened first and checked afterwards, so that a
 number given to somebody else in between is noticed. What belongs to the child, in the order of certainty:
 
 - everything in its private cgroup, by cgroup.kill;
 - the child, its children, theirs, and so on, by /proc/PID/stat;
-- members of the session or group that it leads. Its number cannot be anybody else's session or group while
-  it is unreaped, and a tree is killed before its root is reaped;
-- orphans that hold the writing end of one of its pipes. The pipe was made for this child, so that only its
-  descendants have it, and copies in this process and its other children, which are left out.
+- members of the session or group that has its number. That cannot be anybody else's session or group while
+  the child is unreaped, and a tree is killed before its root is reaped;
+- orphans that hold the writing end of one of its pipes, inheritably. The pipe was made close-on-exec for this
+  child, so that only its descendants have it so; a copy in a fork of this process is close-on-exec still.
 
-The walk repeats until it finds nobody new: what forked while being killed is found by the next round.
+All are stopped first and killed only when nobody new is found: a process that dies hands what it has just
+forked to a stranger, and one that is stopped cannot fork.
 """
 
 import os
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Process", "descendants", "kill_tree", "processes"]
 
 _ROUNDS = 64
+_BUSY = ("R", "S")
+"""States of a process that has not stopped yet. One that waits in the kernel (D) stops before it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Process:
     session: int
     started: int
     """Clock ticks since boot: with the number, it names a process for good."""
+    state: str = "R"
+    """The letter of proc_pid_stat(5)."""
 
 
 def read_process(pid: int, proc: str = "/proc") -> Process | None:
@@ -49,7 +54,7 @@ def read_process(pid: int, proc: str = "/proc") -> Process | None:
         return None
     # The name may hold blanks and parentheses: what counts begins behind the last one.
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), fields[0].decode())
 
 
 def processes(proc: str = "/proc") -> Iterator[Process]:
@@ -78,43 +83,47 @@ def kill_tree(child: "Child", pipes: tuple[int, ...] = ()) -> int:
     """Kills `child` and its descendants; `pipes` are our reading ends of its pipes. Returns how many were sent
     SIGKILL. A child that has been reaped already has only its private cgroup left to kill."""
     if child.cgroup is not None and child.cgroup.kill():
-        child.kill()
+        if child.returncode is not None:
+            child.cgroup.remove()
         return 1
     if child.returncode is not None:
         return 0
     names = {name for fd in pipes if (name := _pipe_name(fd)) is not None}
-    killed: set[tuple[int, int]] = set()
-    for _ in range(_ROUNDS):
-        new = [p for p in _members(child, names) if (p.pid, p.started) not in killed]
-        if not new:
-            break
-        for process in new:
-            killed.add((process.pid, process.started))
-            _kill_exactly(process)
+    child.send_signal(signal.SIGSTOP)
+    stopped = _stop_all(child, names)
+    for process in stopped.values():
+        _signal_exactly(process, signal.SIGKILL)
     child.kill()
-    return len(killed) + 1
+    return len(stopped) + 1
 
 
-def _members(child: "Child", pipe_names: set[str]) -> list[Process]:
-    everyone = {p.pid: p for p in processes()}
+def _stop_all(child: "Child", pipe_names: set[str]) -> dict[tuple[int, int], Process]:
+    """Stops the descendants until a look finds nobody new, and nobody who may be in the middle of a fork."""
+    stopped: dict[tuple[int, int], Process] = {}
+    for _ in range(_ROUNDS):
+        everyone = {p.pid: p for p in processes()}
+        members = _members(everyone, child, pipe_names)
+        new = [p for p in members if (p.pid, p.started) not in stopped]
+        for process in new:
+            stopped[process.pid, process.started] = process
+            _signal_exactly(process, signal.SIGSTOP)
+        root = everyone.get(child.pid)
+        if not new and all(p.state not in _BUSY for p in (*members, *([root] if root else []))):
+            break
+    return stopped
+
+
+def _members(everyone: dict[int, Process], child: "Child", pipe_names: set[str]) -> list[Process]:
     root = everyone.get(child.pid)
     ours = descendants(everyone, child.pid)
-    if child.leads:
-        ours |= {p.pid for p in everyone.values() if child.pid in (p.session, p.group)}
+    ours |= {p.pid for p in everyone.values() if child.pid in (p.session, p.group)}
     if pipe_names and root is not None:
-        ours |= _holders(everyone, root, pipe_names)
+        ours |= {
+            p.pid
+            for p in everyone.values()
+            if p.pid not in ours and p.started >= root.started and _writes_to(p.pid, pipe_names)
+        }
     return [everyone[pid] for pid in sorted(ours) if pid not in (os.getpid(), child.pid)]
-
-
-def _holders(everyone: dict[int, Process], root: Process, pipe_names: set[str]) -> set[int]:
-    """Orphans that hold a pipe of the tree. Our own children are left out: one that was forked while the pipe
-    was being set up has a copy of it, and so may have its children."""
-    here = descendants(everyone, os.getpid()) | {os.getpid()}
-    return {
-        p.pid
-        for p in everyone.values()
-        if p.pid not in here and p.started >= root.started and pipe_names & set(_open_files(p.pid))
-    }
 
 
 def _pipe_name(fd: int) -> str | None:
@@ -124,14 +133,23 @@ def _pipe_name(fd: int) -> str | None:
         return None
 
 
-def _open_files(pid: int) -> Iterator[str]:
-    with suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                yield os.readlink(f"/proc/{pid}/fd/{fd}")
+def _writes_to(pid: int, pipe_names: set[str]) -> bool:
+    """Whether a process holds the writing end of such a pipe, to be kept over exec."""
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for fd in numbers:
+        with suppress(OSError, StopIteration, ValueError):
+            if os.readlink(f"/proc/{pid}/fd/{fd}") in pipe_names:
+                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
+                    flags = int(next(line for line in file if line.startswith(b"flags:")).split()[1], 8)
+                if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_CLOEXEC:
+                    return True
+    return False
 
 
-def _kill_exactly(process: Process) -> None:
+def _signal_exactly(process: Process, sig: int) -> None:
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError:
@@ -139,7 +157,7 @@ def _kill_exactly(process: Process) -> None:
     try:
         now = read_process(process.pid)
         if now is not None and now.started == process.started:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, sig)
     except OSError:
         pass
     finally:

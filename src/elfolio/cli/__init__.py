@@ -1,0 +1,79 @@
+"""cli: the command line. In: argv. Out: an exit status.
+
+A command is one module here, of its own name, with `prepare_parser(parser)`, `run(args) -> int`, and
+`TAKES_COMMAND` where another program's command line follows behind `--` (it becomes `args.command`). Only
+the module asked for is imported, and `--version` and `--help` import nothing.
+"""
+
+import sys
+
+from elfolio import __version__
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {"run": "run one command through a spawn template, as if it had been run itself"}
+"""Name and summary of what exists."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `argv`, or what this process was given, and returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _status(words)
+        # Here, where an error can still be told: at exit Python would print a traceback.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        return _die_by("SIGPIPE")
+    except KeyboardInterrupt:
+        return _die_by("SIGINT")
+    except OSError as error:
+        sys.stdout = None  # type: ignore[assignment]
+        return fail(f"elfolio: standard output: {error.strerror}")
+
+
+def _status(words: list[str]) -> int:
+    match words:
+        case ["--version"]:
+            print(f"elfolio {__version__}")
+            return 0
+        case ["-h" | "--help"]:
+            print(usage(), end="")
+            return 0
+        case [name, *rest] if name in COMMANDS:
+            from elfolio.cli.dispatch import run_command
+
+            return run_command(name, rest)
+        case []:
+            return fail("elfolio: no command; elfolio --help lists them")
+        case [name, *_]:
+            return fail(f"elfolio: no command {name!r}; elfolio --help lists them")
+    raise AssertionError(words)
+
+
+def usage() -> str:
+    """What `elfolio --help` says."""
+    width = max(map(len, COMMANDS))
+    lines = "".join(f"  {name:{width}}  {summary}\n" for name, summary in COMMANDS.items())
+    return (
+        "usage: elfolio COMMAND ...\n"
+        "       elfolio --version | --help\n\n"
+        "Makes programs start fast on Linux, and shows why they don't.\n\n"
+        f"commands:\n{lines}\n"
+        "elfolio COMMAND --help tells more of each.\n"
+    )
+
+
+def fail(message: str) -> int:
+    """Says what is wrong, in one line, and gives the status of bad input."""
+    print(message, file=sys.stderr)
+    return 2
+
+
+def _die_by(name: str) -> int:
+    import signal
+
+    from elfolio.cli.process import die_by
+
+    die_by(signal.Signals[name])
