@@ -139,7 +139,7 @@ class _Transport(BaseSubprocessTransport):
                 self._close_files()
             if self._closed:
                 for pipe in filter(None, self._pipes.values()):
-                    pipe.pipe.close()  # type: ignore[union-attr]
+                    pipe.pipe.close()  # type: ignore[attr-defined]
             if not self._settled.done():
                 self._settled.set_result(None)
 

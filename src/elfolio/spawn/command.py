@@ -219,8 +219,9 @@ def _stop_by(sig: int) -> None:
         os.kill(os.getpid(), sig)
         return
     before = signal.signal(sig, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {sig})
-    # No effect in an orphaned group, where nobody could continue us: as with the child's own.
+    # Sent while it is blocked: the terminal's own may be waiting too, and both together stop us once. In an
+    # orphaned group, where nobody could continue us, it has no effect, as it has none on the child.
     os.kill(os.getpid(), sig)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {sig})
     signal.pthread_sigmask(signal.SIG_BLOCK, {sig})
     signal.signal(sig, before)
