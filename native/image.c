@@ -31,10 +31,7 @@ int image_module_init(void)
  * whose default is to be ignored. fcntl(2): owner of the file or CAP_LEASE only, no O_PATH descriptor. */
 static int lease_take(int fd)
 {
-    if (fcntl(fd, F_SETLEASE, F_RDLCK))
-        return errno;
-    fcntl(fd, F_SETOWN, 0); /* nobody is told; in between it would be SIGURG */
-    return 0;
+    return fcntl(fd, F_SETLEASE, F_RDLCK) ? errno : 0;
 }
 
 static void lease_begin(struct image *image)

@@ -1,5 +1,5 @@
-/* module: Python's view of the C core. The only files here that include Python.h are this one, py_image.c
- * and py_capture.c; they convert, check bounds, and release the interpreter lock around the work. */
+/* module: Python's view of the C core. The only files here that include Python.h are this one and
+ * py_*.c; they convert, check bounds, and release the interpreter lock around the work. */
 #include "module.h"
 
 #include <fcntl.h>
@@ -127,6 +127,7 @@ static const struct constant constants[] = {
 
 PyTypeObject *counts_type;
 PyTypeObject *process_type;
+PyTypeObject *steps_type;
 
 /* The module's reference keeps the type alive; `kept` gets one of its own. */
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **kept)
@@ -145,7 +146,8 @@ static int module_exec(PyObject *module)
         if (PyModule_AddIntConstant(module, c->name, c->value))
             return -1;
     if (add_type(module, &image_spec, NULL) || add_type(module, &capture_spec, NULL) ||
-        add_type(module, &counts_spec, &counts_type) || add_type(module, &process_spec, &process_type))
+        add_type(module, &counts_spec, &counts_type) || add_type(module, &process_spec, &process_type) ||
+        add_type(module, &steps_spec, &steps_type))
         return -1;
     int err = image_module_init();
     if (err) {

@@ -15,10 +15,12 @@ extern PyType_Spec image_spec;
 extern PyType_Spec capture_spec;
 extern PyType_Spec counts_spec;
 extern PyType_Spec process_spec;
+extern PyType_Spec steps_spec;
 
 /* The types that Image.launch is handed, kept so that what it gets can be checked. */
 extern PyTypeObject *counts_type;
 extern PyTypeObject *process_type;
+extern PyTypeObject *steps_type;
 
 /* The return code of a child whose status somebody else took, on a kernel that keeps none. */
 #define LOST_CODE 255
@@ -29,5 +31,7 @@ PyObject *usage_tuple(const struct rusage *usage);
 /* An instance of `type`, a subclass of Process, made before its process: nothing may fail afterwards. */
 PyObject *process_unborn(PyTypeObject *type, PyObject *counts);
 void process_born(PyObject *self, const struct launch *l, const struct image_result *r);
+/* The steps that a Steps object holds, for as long as it lives. */
+void steps_of(PyObject *steps, struct launch *l);
 
 #endif

@@ -157,30 +157,6 @@ static int strings_from_env(struct strings *s, PyObject *env)
     return strings_from_mapping(s, env);
 }
 
-static int string_ends(const char *blob, Py_ssize_t size, uint64_t at)
-{
-    return at < (uint64_t)size && memchr(blob + at, 0, (size_t)size - (size_t)at);
-}
-
-/* The child trusts the steps; here is the border at which they are checked. */
-static int steps_are_sound(const struct step *steps, Py_ssize_t count, const char *blob, Py_ssize_t size)
-{
-    for (Py_ssize_t i = 0; i < count; i++) {
-        long first, second;
-        if (step_reads(&steps[i], &first, &second))
-            return 0;
-        if (first < 0 && !string_ends(blob, size, steps[i].arg))
-            return 0;
-        if (first > 0 && (steps[i].arg > (uint64_t)size || (uint64_t)first > (uint64_t)size - steps[i].arg))
-            return 0;
-        if (second > 0 && (steps[i].arg2 > (uint64_t)size || (uint64_t)second > (uint64_t)size - steps[i].arg2))
-            return 0;
-        if (second > 0 && steps[i].arg2 % sizeof(uint64_t))
-            return 0;
-    }
-    return 1;
-}
-
 static int image_add_file(struct image *image, PyObject *pair)
 {
     const char *path;
@@ -259,23 +235,18 @@ static PyObject *image_py_launch(PyObject *self, PyObject *args)
 {
     struct image *image = &((ImageObject *)self)->image;
     PyObject *type, *counts, *argv, *env, *out = NULL;
-    const char *steps, *blob, *path;
-    Py_ssize_t steps_size, blob_size, path_size;
+    PyObject *plan;
+    const char *path;
+    Py_ssize_t path_size;
     struct strings arg_strings, env_strings;
     int exec_fd, cgroup_fd, strict;
     unsigned flags;
 
-    if (!PyArg_ParseTuple(args, "O!O!OOy#y#z#iiIp", &PyType_Type, &type, counts_type, &counts, &argv, &env, &steps, &steps_size, &blob, &blob_size, &path,
-                          &path_size, &exec_fd, &cgroup_fd, &flags, &strict))
+    if (!PyArg_ParseTuple(args, "O!O!OOO!z#iiIp", &PyType_Type, &type, counts_type, &counts, &argv, &env, steps_type,
+                          &plan, &path, &path_size, &exec_fd, &cgroup_fd, &flags, &strict))
         return NULL;
     if (!PyType_IsSubtype((PyTypeObject *)type, process_type)) {
         PyErr_SetString(PyExc_TypeError, "a child's type must be a subclass of Process");
-        return NULL;
-    }
-    Py_ssize_t count = steps_size / (Py_ssize_t)sizeof(struct step);
-    if (steps_size % (Py_ssize_t)sizeof(struct step) ||
-        !steps_are_sound((const struct step *)steps, count, blob, blob_size)) {
-        PyErr_SetString(PyExc_ValueError, "steps that point outside their blob");
         return NULL;
     }
     if (strings_from_argv(&arg_strings, argv))
@@ -284,8 +255,8 @@ static PyObject *image_py_launch(PyObject *self, PyObject *args)
     if (process && !strings_from_env(&env_strings, env)) {
         struct image_result result;
         struct launch l = {.path = path, .exec_fd = exec_fd, .argv = arg_strings.array, .envp = env_strings.array,
-                           .steps = (const struct step *)steps, .step_count = (uint32_t)count, .blob = blob,
                            .cgroup_fd = cgroup_fd, .flags = flags, .pid = -1, .pidfd = -1};
+        steps_of(plan, &l);
         Py_BEGIN_ALLOW_THREADS
         image_launch(image, &l, strict, &result);
         Py_END_ALLOW_THREADS

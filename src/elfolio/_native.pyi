@@ -33,6 +33,10 @@ class Process:
 _P = TypeVar("_P", bound=Process)
 
 @final
+class Steps:
+    def __new__(cls, steps: bytes, blob: bytes, /) -> Steps: ...
+
+@final
 class Image:
     def __new__(cls, files: tuple[tuple[bytes | None, int], ...], executed: int, lease: bool, /) -> Image: ...
     def check(self) -> Refusal | None: ...
@@ -42,8 +46,7 @@ class Image:
         counts: Counts,
         argv: Strings,
         env: None | Set[bytes] | Mapping[str, str] | object,
-        steps: bytes,
-        blob: bytes,
+        steps: Steps,
         path: bytes | None,
         exec_fd: int,
         cgroup_fd: int,

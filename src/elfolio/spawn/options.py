@@ -49,6 +49,10 @@ _INT_MAX = 0x7FFFFFFF
 _RLIM_INFINITY = 0xFFFFFFFFFFFFFFFF
 
 
+def _names(allow: Collection[str]) -> frozenset[bytes]:
+    return frozenset(os.fsencode(name) for name in allow)
+
+
 def _within(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise InvalidArgument(f"{name} runs from {low} to {high}, not {value}")
@@ -102,6 +106,8 @@ class Options:
     cpu_affinity: Iterable[int] | None = None
     memory_merge: bool = False
     """PR_SET_MEMORY_MERGE (Linux 6.4, CAP_SYS_RESOURCE): all the child's memory may be merged by KSM."""
+    environment: object = None
+    """What the C core takes for one: None for the host's, a set of the names that pass of it, or a mapping."""
     plain: bool = True
     """Whether no option beyond the environment is given, so that the child has nothing unusual to do."""
     restore_signals: bool = True
@@ -116,13 +122,14 @@ class Options:
                 if keywords[name] is not None:  # type: ignore[literal-required]
                     self.__dict__[name] = tuple(keywords[name])  # type: ignore[literal-required]
             self.__dict__["plain"] = keywords.keys() <= _ENVIRONMENT
+            self.__dict__["environment"] = self.env if self.env_allow is None else _names(self.env_allow)
             self._check()
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name} is set when Options are made, not later")
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "plain")
+        given = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name in _KEYWORDS)
         return f"Options({given})"
 
     def _check(self) -> None:

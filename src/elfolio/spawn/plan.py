@@ -27,7 +27,7 @@ from elfolio.spawn.actions import (
 )
 from elfolio.spawn.options import Options
 
-__all__ = ["INHERITED", "NULL_DEVICE", "Plan", "compile_plan", "overwritten"]
+__all__ = ["INHERITED", "NULL_DEVICE", "Plan", "compile_plan", "overwritten", "plain_plans"]
 
 INHERITED = -1
 """A standard stream of the child that is the parent's."""
@@ -58,8 +58,7 @@ _CLOSE_ALL = _STEP.pack(_native.OP_CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC, 3, -1, 0, 
 class Plan:
     """The compiled steps of one spawn."""
 
-    steps: bytes
-    blob: bytes
+    steps: _native.Steps
     flags: int
     labels: tuple[str | tuple[int, Action], ...]
     """For each step the keyword, or the index and the action, that it comes from."""
@@ -123,7 +122,7 @@ class _Builder:
 
 
 _PLANS_KEPT = 64
-_plain: dict[tuple[int, int, int], Plan] = {}
+plain_plans: dict[tuple[int, int, int], Plan] = {}
 """Plans without options, by streams: pipes get the same numbers again and again."""
 
 
@@ -132,11 +131,11 @@ def compile_plan(options: Options, streams: tuple[int, int, int], passed: int = 
     INHERITED or NULL_DEVICE. `passed` is one more descriptor to pass, `executed` the one that will be executed;
     neither may be among `overwritten(options.actions)`. Raises InvalidArgument."""
     if options.plain and passed < 0:
-        plan = _plain.get(streams)
+        plan = plain_plans.get(streams)
         if plan is None:
             plan = _compile(options, streams, -1, -1)
-            if len(_plain) < _PLANS_KEPT:
-                _plain[streams] = plan
+            if len(plain_plans) < _PLANS_KEPT:
+                plain_plans[streams] = plan
         return plan
     return _compile(options, streams, passed, executed)
 
@@ -172,7 +171,7 @@ def _compile(options: Options, streams: tuple[int, int, int], passed: int, execu
     flags = _native.LAUNCH_COPY_MEMORY if options.needs_memory_copy else 0
     # An action may do a thing that cannot be done twice, such as making a file.
     flags |= 0 if options.actions else _native.LAUNCH_REPEATABLE
-    return Plan(b"".join(b.steps), bytes(b.blob), flags, tuple(b.labels))
+    return Plan(_native.Steps(b"".join(b.steps), bytes(b.blob)), flags, tuple(b.labels))
 
 
 def _streams(b: _Builder, streams: tuple[int, int, int]) -> None:

@@ -19,7 +19,7 @@ from elfolio.spawn.child import Child, abandoned, reap_abandoned
 from elfolio.spawn.counts import ProgramCounts, counts_for
 from elfolio.spawn.held import Held, hold
 from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
-from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Plan, compile_plan, overwritten
+from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Plan, compile_plan, overwritten, plain_plans
 from elfolio.spawn.refusals import foreign_error, refusal_error
 from elfolio.spawn.streams import Streams, StreamTarget
 
@@ -201,10 +201,9 @@ class SpawnTemplate:
         # The plain way stands here by itself, because a start is counted in microseconds and each call takes
         # one: right after another process has run, Python's own code is no longer in the caches.
         if held.direct and options.plain:
-            env = _environment(options)
-            plan = compile_plan(options, streams)
+            plan = plain_plans.get(streams) or compile_plan(options, streams)
             child = held.image.launch(
-                Child, self._counts, argv, env, plan.steps, plan.blob, None, held.exec_fd, -1, plan.flags, False
+                Child, self._counts, argv, options.environment, plan.steps, None, held.exec_fd, -1, plan.flags, False
             )
         else:
             plan, child = self._start(held, argv, options, streams, script)
@@ -238,9 +237,8 @@ class SpawnTemplate:
                 Child,
                 self._counts,
                 _script_arguments(held, argv, script) if held.prefix and fd >= 0 else argv,
-                _environment(options),
+                options.environment,
                 plan.steps,
-                plan.blob,
                 path,
                 fd,
                 cgroup_fd,
@@ -296,13 +294,6 @@ def _refusing(target: str | int) -> SpawnTemplate:
     template._held = None
     template._foreign = True
     return template
-
-
-def _environment(options: Options) -> object:
-    """What the C core takes for one: None for the host's, a set of the names that pass of it, or a mapping."""
-    if options.env_allow is None:
-        return options.env
-    return frozenset(os.fsencode(name) for name in options.env_allow)
 
 
 def _script_arguments(held: Held, argv: Arguments, script: str | None) -> list[str | bytes]:
