@@ -16,27 +16,27 @@ enum { TAG_OUT, TAG_ERR, TAG_IN, TAG_CHILD };
 static int watch(struct capture *c, int fd, uint32_t events, uint32_t tag)
 {
     struct epoll_event e = {.events = events, .data.u32 = tag};
-    return epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, fd, &e) ? errno : 0;
+    return fd >= 0 && epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, fd, &e) ? errno : 0;
 }
 
-static int watch_all(struct capture *c)
+int capture_watch(struct capture *c)
 {
-    int err = watch(c, c->pidfd, EPOLLIN, TAG_CHILD);
+    if (c->epoll_fd >= 0)
+        return 0;
+    c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (c->epoll_fd < 0)
+        return errno;
+    int err = c->alive ? watch(c, c->pidfd, EPOLLIN, TAG_CHILD) : 0;
     for (uint32_t i = 0; !err && i < CAPTURE_OUTPUTS; i++)
-        if (c->output_fd[i] >= 0)
-            err = watch(c, c->output_fd[i], EPOLLIN, TAG_OUT + i);
-    if (!err && c->input_fd >= 0) {
-        err = fcntl(c->input_fd, F_SETFL, O_NONBLOCK) ? errno : 0;
-        if (!err)
-            err = watch(c, c->input_fd, EPOLLOUT, TAG_IN);
-    }
-    return err;
+        err = watch(c, c->output_fd[i], EPOLLIN, TAG_OUT + i);
+    return err ? err : watch(c, c->input_fd, EPOLLOUT, TAG_IN);
 }
 
 int capture_init(struct capture *c, int pidfd, int input_fd, const char *input, size_t input_size,
                  const int output_fd[CAPTURE_OUTPUTS], int64_t limit, const int spill_fd[CAPTURE_OUTPUTS])
 {
     memset(c, 0, sizeof *c);
+    c->epoll_fd = -1;
     c->pidfd = pidfd;
     c->alive = 1;
     c->input_fd = input_fd;
@@ -46,13 +46,7 @@ int capture_init(struct capture *c, int pidfd, int input_fd, const char *input, 
         c->output_fd[i] = output_fd[i];
         sink_init(&c->output[i], limit, spill_fd[i]);
     }
-    c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (c->epoll_fd < 0)
-        return errno;
-    int err = watch_all(c);
-    if (err)
-        close(c->epoll_fd);
-    return err;
+    return input_fd >= 0 && fcntl(input_fd, F_SETFL, O_NONBLOCK) ? errno : 0;
 }
 
 /* Closing removes a pipe from the epoll set: nobody else holds this end. */
@@ -118,7 +112,8 @@ static int handle(struct capture *c, uint32_t tag)
     switch (tag) {
     case TAG_CHILD:
         c->alive = 0;
-        epoll_ctl(c->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
+        if (c->epoll_fd >= 0)
+            epoll_ctl(c->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
         return 0;
     case TAG_IN:
         return c->input_fd >= 0 ? feed(c) : 0;
@@ -134,35 +129,55 @@ static int state_of(const struct capture *c)
            (c->input_fd >= 0 ? CAPTURE_INPUT : 0);
 }
 
-/* epoll_wait counts in milliseconds; rounded up, so that a deadline is never met early and spun upon. */
-static int milliseconds_to(int64_t deadline)
+/* Waits, and fills tags with what is ready: their number, or -errno. Without an epoll descriptor, which only
+ * an event loop needs, ppoll does: four descriptors are not worth a set of their own. */
+static int ready(struct capture *c, const struct timespec *timeout, uint32_t tags[4])
 {
-    if (deadline <= 0)
-        return (int)deadline;
-    int64_t left = deadline - clock_ns();
-    if (left <= 0)
-        return 0;
-    return left > 1000000000LL * 1000000 ? 1000000000 : (int)((left + 999999) / 1000000);
+    struct pollfd set[4] = {
+        [TAG_OUT] = {.fd = c->output_fd[0], .events = POLLIN},
+        [TAG_ERR] = {.fd = c->output_fd[1], .events = POLLIN},
+        [TAG_IN] = {.fd = c->input_fd, .events = POLLOUT},
+        [TAG_CHILD] = {.fd = c->alive ? c->pidfd : -1, .events = POLLIN},
+    };
+    int count = 0;
+    if (ppoll(set, 4, timeout, NULL) < 0)
+        return -errno;
+    for (uint32_t tag = 0; tag < 4; tag++)
+        if (set[tag].revents)
+            tags[count++] = tag;
+    return count;
+}
+
+static const struct timespec *time_to(int64_t deadline, struct timespec *left)
+{
+    if (deadline < 0)
+        return NULL;
+    int64_t ns = deadline ? deadline - clock_ns() : 0;
+    if (ns < 0)
+        ns = 0;
+    *left = (struct timespec){ns / 1000000000, ns % 1000000000};
+    return left;
 }
 
 int capture_run(struct capture *c, int64_t deadline, int until)
 {
-    struct epoll_event events[4];
+    uint32_t tags[4];
+    struct timespec left;
     for (;;) {
         int state = state_of(c);
         if (!(state & until))
             return state;
-        int wait = milliseconds_to(deadline);
-        int n = epoll_wait(c->epoll_fd, events, 4, wait);
+        const struct timespec *timeout = time_to(deadline, &left);
+        int n = ready(c, timeout, tags);
         if (n < 0)
-            return -errno;
+            return n;
         for (int i = 0; i < n; i++) {
-            int err = handle(c, events[i].data.u32);
+            int err = handle(c, tags[i]);
             if (err)
                 return -err;
         }
         /* Past the deadline even a stream that never dries up must not keep us here. */
-        if (wait == 0)
+        if (timeout && !left.tv_sec && !left.tv_nsec)
             return state_of(c);
     }
 }

@@ -1,4 +1,4 @@
-/* capture: feeds a child's input, drains its outputs, and sees it end, all through one epoll descriptor.
+/* capture: feeds a child's input, drains its outputs, and sees it end, all in one wait.
  *
  * In: the parent's ends of the pipes (owned from then on) and the pidfd (borrowed).
  * Out: two sinks. Never blocks longer than asked, whoever holds the other ends.
@@ -20,7 +20,7 @@ enum capture_state {
 };
 
 struct capture {
-    int epoll_fd;
+    int epoll_fd; /* -1 until capture_watch */
     int input_fd;
     const char *input;
     size_t input_left;
@@ -30,10 +30,12 @@ struct capture {
     int alive;
 };
 
-/* All descriptors are set non-blocking where that is the parent's own end. 0 or an errno; on an error
- * nothing is owned. input_fd or an output_fd may be -1. */
+/* 0 or an errno; on an error nothing is owned. input_fd or an output_fd may be -1. */
 int capture_init(struct capture *c, int pidfd, int input_fd, const char *input, size_t input_size,
                  const int output_fd[CAPTURE_OUTPUTS], int64_t limit, const int spill_fd[CAPTURE_OUTPUTS]);
+
+/* Makes epoll_fd, which an event loop can watch: it is readable whenever capture_run has work. */
+int capture_watch(struct capture *c);
 
 /* Moves what can be moved until nothing in `until` (enum capture_state) is left or the deadline has
  * passed (CLOCK_MONOTONIC ns; 0: one turn without waiting; -1: none). Returns the state, or -errno;

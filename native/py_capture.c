@@ -92,8 +92,10 @@ static PyObject *capture_py_output(PyObject *self, PyObject *arg)
 
 static PyObject *capture_py_fileno(PyObject *self, PyObject *unused)
 {
+    struct capture *c = &((CaptureObject *)self)->capture;
+    int err = capture_watch(c);
     (void)unused;
-    return PyLong_FromLong(((CaptureObject *)self)->capture.epoll_fd);
+    return err ? raise_errno(err) : PyLong_FromLong(c->epoll_fd);
 }
 
 static PyObject *capture_py_close(PyObject *self, PyObject *unused)

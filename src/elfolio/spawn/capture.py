@@ -1,6 +1,6 @@
 """spawn.capture: a command from start to end. In: a template, argv, keywords. Out: Completed.
 
-Feeding, draining and waiting are one wait, on one epoll descriptor, in C (native/capture.c). With
+Feeding, draining and waiting are one wait, in C (native/capture.c). With
 `output_limit` memory stays bounded however much comes: head and tail are kept, the rest is drained and
 counted, or spilled to a file. The deadline holds whoever keeps the pipes; then the whole tree is killed.
 """

@@ -34,6 +34,7 @@ Audit = Literal["descriptor", "strict"]
 _REBUILDS = 16
 """How often one spawn follows a file that keeps changing, before it is stale for good."""
 _PLAIN_STREAMS = (NULL_DEVICE, INHERITED, INHERITED)
+_PLAIN = compile_plan(NO_OPTIONS, _PLAIN_STREAMS)
 
 _DOINGS = (
     (_native.HOW_NO_CLONE3, "clone3 missing or refused"),
@@ -143,12 +144,22 @@ class SpawnTemplate:
         Raises StaleTemplate, PermissionError, InvalidArgument, and the OSError of a step that failed in the
         child, with the action's index and the action, or the keyword, in its message. Nothing is left behind.
         """
-        wanted = Options(**options) if options else NO_OPTIONS
-        if stdin is None and stdout is None and stderr is None:
-            return self.launch(argv, wanted, _PLAIN_STREAMS)
-        streams = Streams(stdin, stdout, stderr)
+        if options or stdin is not None or stdout is not None or stderr is not None:
+            return self._spawn(argv, Streams(stdin, stdout, stderr), Options(**options) if options else NO_OPTIONS)
+        held = self._held or self._current()
+        if not held.direct or not argv or abandoned:
+            return self.launch(argv, NO_OPTIONS, _PLAIN_STREAMS)
+        # The plain way stands here by itself. A start is counted in microseconds, and before the clone each call
+        # costs one: when a process has just run, Python's own code is no longer in the caches. What comes after
+        # it is free, because the child is busy starting meanwhile.
+        outcome = held.image.launch(
+            Child, self._counts, argv, None, _PLAIN.steps, None, held.exec_fd, -1, _PLAIN.flags, False
+        )
+        return self._started(outcome, held, _PLAIN, argv, NO_OPTIONS, _PLAIN_STREAMS)
+
+    def _spawn(self, argv: Arguments, streams: Streams, options: Options) -> Child:
         try:
-            child = self.launch(argv, wanted, streams.child)
+            child = self.launch(argv, options, streams.child)
         except BaseException:
             streams.close()
             raise
@@ -198,25 +209,37 @@ class SpawnTemplate:
         if not argv:
             raise InvalidArgument("argv must have at least argv[0]")
         held = self._held or self._current()
-        # The plain way stands here by itself, because a start is counted in microseconds and each call takes
-        # one: right after another process has run, Python's own code is no longer in the caches.
         if held.direct and options.plain:
             plan = plain_plans.get(streams) or compile_plan(options, streams)
-            child = held.image.launch(
+            outcome = held.image.launch(
                 Child, self._counts, argv, options.environment, plan.steps, None, held.exec_fd, -1, plan.flags, False
             )
         else:
-            plan, child = self._start(held, argv, options, streams, script)
-        if isinstance(child, tuple):
-            if child[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
+            plan, outcome = self._start(held, argv, options, streams, script)
+        return self._started(outcome, held, plan, argv, options, streams, script, rebuilds)
+
+    def _started(
+        self,
+        outcome: "Child | _native.Refusal",
+        held: Held,
+        plan: Plan,
+        argv: Arguments,
+        options: Options,
+        streams: tuple[int, int, int],
+        script: str | None = None,
+        rebuilds: int = _REBUILDS,
+    ) -> Child:
+        """The child; or, where it was refused, another try with the file rebuilt, or the exception."""
+        if isinstance(outcome, tuple):
+            if outcome[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
                 return self.launch(argv, options, streams, script, rebuilds - 1)
-            error = refusal_error(self.target, held.files, child, plan, options)
+            error = refusal_error(self.target, held.files, outcome, plan, options)
             self._counts.failed(type(error).__name__)
             raise error
-        if child.how:
-            self._counts.fell_back(reason for bit, reason in _DOINGS if child.how & bit)
-        child.args = list(argv)
-        return child
+        if outcome.how:
+            self._counts.fell_back(reason for bit, reason in _DOINGS if outcome.how & bit)
+        outcome.args = list(argv)
+        return outcome
 
     def _start(
         self, held: Held, argv: Arguments, options: Options, streams: tuple[int, int, int], script: str | None
