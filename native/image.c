@@ -31,7 +31,10 @@ int image_module_init(void)
  * whose default is to be ignored. fcntl(2): owner of the file or CAP_LEASE only, no O_PATH descriptor. */
 static int lease_take(int fd)
 {
-    return fcntl(fd, F_SETLEASE, F_RDLCK) ? errno : 0;
+    if (fcntl(fd, F_SETLEASE, F_RDLCK))
+        return errno;
+    fcntl(fd, F_SETOWN, 0); /* nobody is told: taking a lease made this process the owner */
+    return 0;
 }
 
 static void lease_begin(struct image *image)
@@ -57,7 +60,7 @@ static void lease_end(struct image *image)
 
 static int lease_works(int fd)
 {
-    if (fcntl(fd, F_SETSIG, SIGURG) || lease_take(fd))
+    if (lease_take(fd))
         return 0;
     return fcntl(fd, F_SETLEASE, F_UNLCK) == 0;
 }

@@ -1,5 +1,6 @@
 """What holds for every test: a skip gives its reason, and no child, descriptor or file is left behind."""
 
+import fcntl
 import gc
 import os
 import shutil
@@ -52,10 +53,25 @@ class Held:
 
 
 def held() -> Held:
-    """Children (zombies too), open descriptors, and elfolio's temporary files."""
+    """Children (zombies too), open descriptors, and directories of links (spawn.names) that no process holds."""
     places = {Path(tempfile.gettempdir()), Path("/dev/shm")}
-    files = frozenset(path for place in places for path in place.glob("elfolio-*"))
+    files = frozenset(path for place in places for path in place.glob("elfolio-names-*") if _is_orphan(path))
     return Held(frozenset(_children()), _descriptors(), files)
+
+
+def _is_orphan(path: Path) -> bool:
+    """A directory in use is locked, by this process or by an elfolio that has nothing to do with the test."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _children() -> list[int]:
@@ -63,9 +79,7 @@ def _children() -> list[int]:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
     except ChildProcessError:
         return []  # the usual case, for one system call
-    return [
-        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
-    ]
+    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
 
 
 def _descriptors() -> dict[int, str]:

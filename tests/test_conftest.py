@@ -34,7 +34,7 @@ def test_a_descriptor_left_open_is_found() -> None:
 def test_a_temporary_directory_left_behind_is_found() -> None:
     """A temporary directory with elfolio's prefix that outlives its test is found."""
     before = held()
-    with tempfile.TemporaryDirectory(prefix="elfolio-") as path:
+    with tempfile.TemporaryDirectory(prefix="elfolio-names-") as path:
         assert held().leaked_since(before) == [f"left behind: {path}"]
     assert held().leaked_since(before) == []
 
