@@ -31,7 +31,9 @@ int image_module_init(void)
  * whose default is to be ignored. fcntl(2): owner of the file or CAP_LEASE only, no O_PATH descriptor. */
 static int lease_take(int fd)
 {
-    if (fcntl(fd, F_SETLEASE, F_RDLCK))
+    /* A writer may come between the last two calls, and SIGIO would end a host: SIGURG, ignored by default. Set
+     * each time, because letting go of a lease resets signal and owner (fs/locks.c, lease_modify). */
+    if (fcntl(fd, F_SETSIG, SIGURG) || fcntl(fd, F_SETLEASE, F_RDLCK))
         return errno;
     fcntl(fd, F_SETOWN, 0); /* nobody is told: taking a lease made this process the owner */
     return 0;

@@ -127,10 +127,14 @@ static int process_take(ProcessObject *p)
         ((CountsObject *)p->counts)->life_ns += (unsigned long long)(clock_ns() - p->born_ns);
     if (ended == ENDED_LOST) {
         p->ending.code = LOST_CODE;
-        PyErr_Format(PyExc_ChildProcessError,
-                     "[Errno %d] the exit status of %d went to somebody else: SIGCHLD is ignored, or something waits "
-                     "for any child (Linux 6.15 and later would still tell)",
-                     ECHILD, p->pid);
+        PyObject *error = PyObject_CallFunction(
+            PyExc_ChildProcessError, "iN", ECHILD,
+            PyUnicode_FromFormat("the exit status of %d went to somebody else: SIGCHLD is ignored, or something waits "
+                                 "for any child (Linux 6.15 and later would still tell)",
+                                 p->pid));
+        if (error)
+            PyErr_SetObject(PyExc_ChildProcessError, error);
+        Py_XDECREF(error);
         return -1;
     }
     return 0;

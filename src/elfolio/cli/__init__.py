@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _die_by("SIGINT")
     except OSError as error:
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return fail(f"elfolio: standard output: {error.strerror}")
 
 

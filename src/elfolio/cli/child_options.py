@@ -22,9 +22,7 @@ def add_child_options(parser: Parser) -> None:
 
 
 def _add_state(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--cwd", metavar="DIR", help="working directory; a relative CMD is looked for from there"
-    )
+    group.add_argument("--cwd", metavar="DIR", help="working directory; a relative CMD is looked for from there")
     group.add_argument(
         "--env", type=assignment, action="append", default=[], metavar="NAME=VALUE",
         help="set a variable; repeatable",

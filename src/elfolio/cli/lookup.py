@@ -30,7 +30,9 @@ def find(name: str, search: str, start: str) -> Found:
         return Found(os.path.join(start, name.removeprefix("./")), name)
     forbidden = None
     for folder in search.split(":") if name else ():
-        found = Found(os.path.join(start, folder, name), f"{folder or '.'}/{name}")
+        # An empty PATH as a whole is the working directory too, without a name (bash, findcmd.c).
+        called = f"{folder or '.'}/{name}" if search else name
+        found = Found(os.path.join(start, folder, name), called)
         if os.path.isfile(found.path):
             if os.access(found.path, os.X_OK, effective_ids=True):
                 return found

@@ -124,9 +124,7 @@ def _not_executable(error: OSError, found: Found) -> Failure:
     text = f"{found.called}: {error.strerror}"
     if error.errno == errno.ENOENT and os.path.lexists(found.path):
         lacking = "" if error.filename in (None, found.path) else f" {os.fsdecode(error.filename)}"
-        return Failure(
-            f"{found.called}: its interpreter or loader{lacking} does not exist; install it", status
-        )
+        return Failure(f"{found.called}: its interpreter or loader{lacking} does not exist; install it", status)
     mend = _MENDS.get(error.errno or 0)
     return Failure(f"{text}; {mend}" if mend else text, status)
 

@@ -173,13 +173,7 @@ def dropped(ran: "Ran") -> list[str]:
 def summary(ran: "Ran") -> str:
     """One line: what ran, how it ended, what it cost."""
     name = _signal_name(ran.returncode)
-    end = (
-        "still there"
-        if ran.returncode is None
-        else f"killed by {name}"
-        if name
-        else f"status {ran.returncode}"
-    )
+    end = "still there" if ran.returncode is None else f"killed by {name}" if name else f"status {ran.returncode}"
     check, launch = ran.check_ns / 1000, ran.launch_ns / 1000
     times = f"check {check:.0f} us, launch {launch:.0f} us, {ran.seconds * 1000:.1f} ms in all"
     how = "".join(f"; {reason}" for reason in ran.fallbacks)

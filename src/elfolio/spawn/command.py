@@ -106,11 +106,13 @@ def stand_in(
     streams.spawned()
     template.close()
     # Its names are needed until the exec only, and a SIGKILL would leave them behind.
-    names._remove_all()
+    names.remove_links()
     relay = Relay(child.pidfd, tuple(_outputs(streams, bound)), _wake)
     threading.Thread(target=relay.run, name="relay", daemon=True).start()
     follower = _Follower(child, relay, None if timeout is None else start / 1e9 + timeout)
     follower.run()
+    if relay.done:
+        relay.close()
     return _ran(template, child, relay, follower.timed_out, time.monotonic_ns() - start)
 
 
@@ -188,7 +190,8 @@ class _Follower:
         self._child.kill_tree(self._relay.pipes)
 
     def _handle(self, info: signal.struct_siginfo) -> None:
-        if info.si_signo in (signal.SIGCHLD, signal.SIGCONT):
+        # A tree that is being killed is stopped first.
+        if info.si_signo in (signal.SIGCHLD, signal.SIGCONT) and not self.timed_out:
             self._follow_stops()
         if info.si_signo == signal.SIGCONT and self._resumed:
             self._resumed = False

@@ -12,11 +12,10 @@ which directories a killed one has left.
 import atexit
 import fcntl
 import os
-import tempfile
 import threading
 from contextlib import suppress
 
-__all__ = ["link_for", "needs_link", "unlink_for"]
+__all__ = ["link_for", "needs_link", "remove_links", "unlink_for"]
 
 _PREFIX = "elfolio-names-"
 
@@ -93,7 +92,9 @@ def unlink_for(fd: int) -> None:
 
 def _directory() -> str:
     if _links.folder is None:
-        base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
+        from tempfile import gettempdir, mkdtemp
+
+        base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else gettempdir()
         with suppress(OSError):
             _sweep(base)
         made = _locked_directory(base)
@@ -106,7 +107,7 @@ def _directory() -> str:
 def _locked_directory(base: str) -> tuple[str, int] | None:
     """A new directory and the descriptor that locks it; None where another process, which takes a directory
     without a lock for a dead one's, removed it in between."""
-    path = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+    path = mkdtemp(prefix=_PREFIX, dir=base)
     try:
         os.chmod(path, 0o711)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -147,16 +148,17 @@ def _remove(folder: str) -> None:
         os.rmdir(folder)
 
 
-def _remove_all() -> None:
+def remove_links() -> None:
+    """Removes this process's directory, if there is one; called at exit, and by who will not get that far."""
     with _links.lock:
         if _links.folder is None:
             return
         path, _links.folder = _links.folder, None
+        os.close(_links.folder_fd)  # first: listing a directory takes a descriptor, and there may be no other
         with suppress(OSError):
             for folder in os.listdir(path):
                 _remove(f"{path}/{folder}")
             os.rmdir(path)
-        os.close(_links.folder_fd)
 
 
 def _forget() -> None:
@@ -166,5 +168,5 @@ def _forget() -> None:
     _links.__init__()  # type: ignore[misc]
 
 
-atexit.register(_remove_all)
+atexit.register(remove_links)
 os.register_at_fork(after_in_child=_forget)

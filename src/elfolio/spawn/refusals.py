@@ -8,11 +8,14 @@ from elfolio.errors import StaleTemplate
 from elfolio.spawn.options import Options
 from elfolio.spawn.plan import Plan
 
-__all__ = ["foreign_error", "refusal_error"]
+__all__ = ["NO_PROCESS", "foreign_error", "refusal_error"]
 
 # In the order of the bits: enum key_field and enum authority_field (native/identity.h).
 _FIELDS = ("device", "inode", "size", "mode", "owner", "group", "ctime", "mtime")
 _AUTHORITY = ("ids", "supplementary groups", "capabilities", "securebits", "no_new_privs", "security label")
+
+NO_PROCESS = "no process could be made"
+"""How the message begins when not even a child came to be."""
 
 
 def _named(names: tuple[str, ...], bits: int) -> tuple[str, ...]:
@@ -40,7 +43,7 @@ def refusal_error(
     if status in (_native.IMAGE_STALE, _native.IMAGE_CHANGED):
         return _stale_error(files[index], detail, error, status == _native.IMAGE_CHANGED)
     if failed in (_native.STEP_CLONE, _native.STEP_PIDFD):
-        return OSError(error, f"no process could be made: {os.strerror(error)}")
+        return OSError(error, f"{NO_PROCESS}: {os.strerror(error)}")
     if failed == _native.STEP_CGROUP:
         return OSError(error, f"cgroup: {os.strerror(error)}")
     if failed == _native.STEP_EXEC or plan is None or options is None:

@@ -105,6 +105,10 @@ class Relay:
         """Gives up the pipes, whoever holds them."""
         os.eventfd_write(self._stop, 1)
 
+    def close(self) -> None:
+        """Lets go of the relay's own descriptor; `run` has returned."""
+        os.close(self._stop)
+
     def run(self) -> None:
         """Until the child has ended and so have its outputs, or until `stop`."""
         self._follow()

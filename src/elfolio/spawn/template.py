@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
-from elfolio.spawn import cgroup as cgroups
 from elfolio.spawn import names
 from elfolio.spawn.capture import Capturing, Completed, RunKeywords
 from elfolio.spawn.child import Child, abandoned, reap_abandoned
@@ -248,7 +247,9 @@ class SpawnTemplate:
         with ExitStack() as stack:
             cgroup_fd, private = -1, None
             if options.cgroup is not None or options.private_cgroup:
-                cgroup_fd, private = stack.enter_context(cgroups.membership(options.cgroup, options.private_cgroup))
+                from elfolio.spawn.cgroup import membership
+
+                cgroup_fd, private = stack.enter_context(membership(options.cgroup, options.private_cgroup))
             taken = overwritten(options.actions) if options.actions else set()
             path, fd = self._way(held, taken, stack)
             passed = held.passed
