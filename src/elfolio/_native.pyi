@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeAlias, TypeVar, final
 
 Strings: TypeAlias = Sequence[object]
-Usage: TypeAlias = tuple[
-    float, float, int, int, int, int, int, int, int, int, int, int, int, int, int, int
-]
+Usage: TypeAlias = tuple[float, float, int, int, int, int, int, int, int, int, int, int, int, int, int, int]
 Refusal: TypeAlias = tuple[int, int, int, int, int]
 """status (IMAGE_*), detail, index of the held file, errno, failed step."""
 
@@ -45,7 +43,7 @@ class Image:
         type: type[_P],
         counts: Counts,
         argv: Strings,
-        env: None | Set[bytes] | Mapping[str, str] | object,
+        env: Set[bytes] | Mapping[str, str] | object | None,
         steps: Steps,
         path: bytes | None,
         exec_fd: int,

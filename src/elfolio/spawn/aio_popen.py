@@ -161,5 +161,7 @@ class _Transport(BaseSubprocessTransport):
         self._proc.send_signal(signal)
 
     def __del__(self) -> None:
-        super().__del__()
-        self._close_exit()
+        try:
+            super().__del__()
+        finally:  # a warning may be an error, and the loop may be closed already
+            self._close_exit()

@@ -11,67 +11,28 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from elfolio.errors import InvalidArgument, StaleTemplate, UnholdableProgram
-from elfolio.spawn.actions import LAST_FD
+from elfolio.errors import StaleTemplate, UnholdableProgram
+from elfolio.spawn.call import Call, LeftToStandard, child_streams, command, options_of, would_reach_exec
 from elfolio.spawn.child import Child
-from elfolio.spawn.options import NO_OPTIONS, Options
-from elfolio.spawn.plan import INHERITED
 from elfolio.spawn.pool import default_pool
+from elfolio.spawn.refusals import NO_PROCESS
 from elfolio.spawn.template import SpawnTemplate
 
-__all__ = ["Call", "LeftToStandard", "launch"]
+__all__ = ["launch"]
 
 _fork_exec = _posixsubprocess.fork_exec
-
-
-class LeftToStandard(Exception):
-    """This start is the standard library's, for the reason given."""
-
-
-class Call(NamedTuple):
-    """What Popen.__init__ hands to _execute_child, by the standard library's names: the same in 3.11 to 3.13."""
-
-    args: Any
-    executable: Any
-    preexec_fn: Any
-    close_fds: Any
-    pass_fds: Any
-    cwd: Any
-    env: Any
-    startupinfo: Any
-    creationflags: Any
-    shell: Any
-    p2cread: int
-    p2cwrite: int
-    c2pread: int
-    c2pwrite: int
-    errread: int
-    errwrite: int
-    restore_signals: Any
-    gid: Any
-    gids: Any
-    uid: Any
-    umask: int
-    start_new_session: Any
-    process_group: int
-
-    @property
-    def as_other(self) -> bool:
-        """Whether the program is looked up and run under credentials that this process does not have."""
-        return not (self.uid is None and self.gid is None and self.gids is None)
-
-    @property
-    def pipes(self) -> tuple[int, int, int, int, int, int]:
-        return self[10:16]
+_BLAMES_CWD = "noexec:chdir" not in subprocess.Popen._execute_child.__code__.co_consts  # type: ignore[attr-defined]
+"""Before 3.13 the standard library names the working directory whatever has failed between fork and exec."""
 
 
 def launch(call: Call) -> Child:
     """Starts what `call` asks for. Raises LeftToStandard, and what `subprocess` raises."""
     _check(call)
-    argv, program = _command(call)
-    options, streams = _options(call), _streams(call)
+    argv, program = command(call)
+    streams = child_streams(call)
+    options = options_of(call, streams)
     failures: list[int | str] = []
     announced = False
     for given in _candidates(program, call):
@@ -86,12 +47,13 @@ def launch(call: Call) -> Child:
             if call.as_other:
                 return template.launch(argv, options, streams)
             return default_pool().launch(template, argv, options, streams, None if given is path else given)
-        except (InvalidArgument, StaleTemplate) as error:
-            raise LeftToStandard(f"{type(error).__name__} from the template") from error
+        except StaleTemplate as error:  # a file that never rests; announced once more, as it is tried once more
+            raise LeftToStandard("a program that keeps changing") from error
         except OSError as error:
             failures.append(_exec_error(error, call))
     if not announced:
-        _check_that_nothing_else_is_wrong(argv, call)
+        if not would_reach_exec(argv, call):
+            raise LeftToStandard("no program found, and perhaps more wrong")
         _announce(program, argv, call)
     number = _first_error(failures)
     raise OSError(number, os.strerror(number), program)
@@ -102,66 +64,10 @@ def _check(call: Call) -> None:
         raise LeftToStandard("preexec_fn")
     if subprocess._fork_exec is not _fork_exec or not subprocess._USE_VFORK:  # type: ignore[attr-defined]
         raise LeftToStandard("subprocess was changed by the host program")
-    if call.start_new_session and call.process_group >= 0:
-        raise LeftToStandard("start_new_session and process_group together")
 
 
 def _announce(program: Any, argv: list[Any], call: Call) -> None:
     sys.audit("subprocess.Popen", program, argv, call.cwd, call.env)
-
-
-def _command(call: Call) -> tuple[list[Any], Any]:
-    """argv, and the program as errors will name it."""
-    args = call.args
-    if isinstance(args, list | tuple):
-        argv = list(args)
-    elif isinstance(args, os.PathLike) and call.shell:
-        raise TypeError("path-like args is not allowed when shell is true")
-    else:
-        argv = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
-    if call.shell:
-        argv = [call.executable or "/bin/sh", "-c", *argv]
-    return argv, argv[0] if call.executable is None else call.executable
-
-
-def _options(call: Call) -> Options:
-    wanted: dict[str, Any] = {}
-    if call.env is not None:
-        wanted["env"] = call.env
-    if call.cwd is not None:
-        wanted["cwd"] = call.cwd
-    if call.pass_fds:
-        wanted["pass_fds"] = _passed(call.pass_fds)
-    if not call.close_fds:
-        wanted["inherit_fds"] = True
-    if not call.restore_signals:
-        wanted["restore_signals"] = False
-    if call.start_new_session:
-        wanted["start_new_session"] = True
-    if call.process_group >= 0:
-        wanted["process_group"] = call.process_group
-    if call.umask >= 0:
-        wanted["umask"] = call.umask & 0o777
-    if call.as_other:
-        wanted.update(user=call.uid, group=call.gid, extra_groups=call.gids)
-    return Options(**wanted) if wanted else NO_OPTIONS
-
-
-def _passed(pass_fds: Any) -> list[int]:
-    passed = sorted({int(fd) for fd in pass_fds})
-    if not 0 <= passed[0] <= passed[-1] <= LAST_FD:
-        raise LeftToStandard("pass_fds that are no descriptors")
-    return passed
-
-
-def _streams(call: Call) -> tuple[int, int, int]:
-    streams = [call.p2cread, call.c2pwrite, call.errwrite]
-    if min(streams) < INHERITED:
-        raise LeftToStandard("a stream that is no descriptor")
-    for fd in call.pass_fds:
-        if 0 <= fd <= 2 and streams[fd] == INHERITED:
-            streams[fd] = fd  # passed by its number: inherited even if it is close-on-exec
-    return streams[0], streams[1], streams[2]
 
 
 def _candidates(program: Any, call: Call) -> Iterable[str]:
@@ -215,12 +121,14 @@ def _template(path: str, call: Call, failures: list[int | str]) -> SpawnTemplate
 
 
 def _exec_error(error: OSError, call: Call) -> int:
-    """The errno of a failed exec. Raises it right away when it was not exec that failed."""
+    """The errno of a failed exec. Raises what the standard library raises when it was not exec that failed."""
+    number = error.errno or errno.ENOENT
     if error.filename is None:
-        raise OSError(error.errno, os.strerror(error.errno or 0)) from None
+        started = not str(error.strerror).startswith(NO_PROCESS)
+        raise OSError(number, os.strerror(number), *([call.cwd] if started and _BLAMES_CWD else [])) from None
     if call.cwd is not None and error.filename is call.cwd:
         raise error
-    return error.errno or errno.ENOENT
+    return number
 
 
 def _first_error(failures: list[int | str]) -> int:
@@ -236,20 +144,3 @@ def _why_missing(path: str) -> int:
     except OSError as error:
         return error.errno or errno.ENOENT
     return errno.ENOENT
-
-
-def _check_that_nothing_else_is_wrong(argv: list[Any], call: Call) -> None:
-    """That no program was found is this start's error if nothing before exec would have failed. Programs probe
-    for tools that way; anything less plain is left to the standard library."""
-    plain = call.cwd is None and call.env is None and not call.pass_fds and not call.as_other
-    if not (
-        plain
-        and call.process_group < 0
-        and all(_is_open(fd) for fd in (call.p2cread, call.c2pwrite, call.errwrite))
-        and all(isinstance(argument, str) and "\0" not in argument for argument in argv)
-    ):
-        raise LeftToStandard("no program found, and perhaps more wrong")
-
-
-def _is_open(fd: int) -> bool:
-    return fd < 0 or os.path.exists(f"/proc/self/fd/{fd}")

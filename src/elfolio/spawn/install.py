@@ -17,7 +17,10 @@ _replaced: list[tuple[ModuleType, str, object, object]] = []
 
 
 class Installed:
-    """What `install` returns; as a context manager it takes the drop-ins back at the end."""
+    """What `install` returns; as a context manager it takes back at the end what that call put in place."""
+
+    def __init__(self, placed: bool) -> None:
+        self._placed = placed
 
     def __enter__(self) -> "Installed":
         return self
@@ -25,11 +28,13 @@ class Installed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        uninstall()
+        if self._placed:
+            uninstall()
 
 
 def install() -> Installed:
-    """Puts the drop-ins in place of the standard library's, for the whole program; once more changes nothing.
+    """Puts the drop-ins in place of the standard library's, for the whole program; once more changes nothing, so
+    that the inner of two `with install()` leaves them to the outer.
 
     Call it early: see above for what it cannot reach.
     """
@@ -41,12 +46,13 @@ def install() -> Installed:
     from elfolio.spawn.popen import Popen
 
     with _lock:
-        if not _replaced:
+        placed = not _replaced
+        if placed:
             _replace(subprocess, "Popen", Popen)
             for module in (asyncio, asyncio_subprocess):
                 _replace(module, "create_subprocess_exec", create_subprocess_exec)
                 _replace(module, "create_subprocess_shell", create_subprocess_shell)
-    return Installed()
+    return Installed(placed)
 
 
 def _replace(module: ModuleType, name: str, ours: object) -> None:

@@ -92,7 +92,7 @@ def unlink_for(fd: int) -> None:
 
 def _directory() -> str:
     if _links.folder is None:
-        from tempfile import gettempdir, mkdtemp
+        from tempfile import gettempdir
 
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else gettempdir()
         with suppress(OSError):
@@ -107,6 +107,8 @@ def _directory() -> str:
 def _locked_directory(base: str) -> tuple[str, int] | None:
     """A new directory and the descriptor that locks it; None where another process, which takes a directory
     without a lock for a dead one's, removed it in between."""
+    from tempfile import mkdtemp
+
     path = mkdtemp(prefix=_PREFIX, dir=base)
     try:
         os.chmod(path, 0o711)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, AnyStr, TypeVar, cast
 
+from elfolio.spawn.call import Call, LeftToStandard
 from elfolio.spawn.child import Child
 from elfolio.spawn.counts import standard_path
-from elfolio.spawn.dropin import Call, LeftToStandard, launch
+from elfolio.spawn.dropin import launch
 
 __all__ = ["Popen", "call", "check_call", "check_output", "run"]
 
