@@ -138,6 +138,7 @@ def test_a_forked_worker_makes_its_own() -> None:
         import warnings
 
         import elfolio
+        from elfolio.spawn import names
         from elfolio.spawn.pool import default_pool
 
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
@@ -153,6 +154,7 @@ def test_a_forked_worker_makes_its_own() -> None:
         def work(queue: object) -> None:
             code = elfolio.run(["/bin/sh", "-c", "exit 5"]).returncode
             queue.put((code, pool.get("/bin/sh") is mine, os.getpid()))  # type: ignore[attr-defined]
+            names.remove_links()  # a worker ends without atexit: a later process would sweep this up
 
         thread = threading.Thread(target=hold)
         thread.start()

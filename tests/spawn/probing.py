@@ -1,0 +1,171 @@
+"""What the tests of the spawn room look through: a probe in C, and fresh Python hosts. Holds no tests."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import elfolio
+from tests.conftest import WALL
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+HERE = Path(__file__).resolve().parent
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the probe saw of itself. Texts are bytes decoded as Latin-1."""
+
+    fds: dict[int, tuple[str, int, int]]
+    """Number to target, close-on-exec flag, status flags."""
+    argv: list[str]
+    env: list[str]
+    exe: str
+    cwd: str
+    comm: str
+    status: str
+    cgroup: str
+    oom_score_adj: str
+    tty: str
+    execfn: str
+    uids: list[int]
+    gids: list[int]
+    groups: list[int]
+    umask: int
+    nice: int
+    pdeathsig: int
+    no_new_privs: int
+    memory_merge: int
+    pid: int
+    ppid: int
+    session: int
+    group: int
+    cpus: list[int]
+    rlimits: dict[str, list[int]]
+
+    @property
+    def targets(self) -> dict[int, str]:
+        """Number to target of each open descriptor."""
+        return {fd: target for fd, (target, _, _) in self.fds.items()}
+
+    def signals(self, field: str) -> set[int]:
+        """A set of /proc/self/status: SigBlk, SigIgn."""
+        return signal_set(self.status, field)
+
+
+def signal_set(status: str, field: str) -> set[int]:
+    """A signal set of the text of a /proc/PID/status."""
+    (line,) = (line for line in status.splitlines() if line.startswith(field + ":"))
+    bits = int(line.split()[1], 16)
+    return {sig for sig in range(1, 65) if bits >> (sig - 1) & 1}
+
+
+def snapshot(text: str) -> Snapshot:
+    """Parses what the probe wrote."""
+    data = json.loads(text)
+    data["comm"] = data["comm"].rstrip("\n")
+    data["fds"] = {int(fd): tuple(seen) for fd, seen in data["fds"].items()}
+    return Snapshot(**data)
+
+
+def look(template: elfolio.SpawnTemplate, *argv: str, **keywords: Any) -> Snapshot:
+    """Spawns the probe with `argv` behind argv[0] and what the keywords ask for, and returns what it saw.
+
+    It answers in a file, because its descriptors may be what is asked about.
+    """
+    with answer_file() as path:
+        child = template.spawn(["probe", str(path), *argv], **keywords)
+        assert child.wait() == 0
+        return snapshot(path.read_text())
+
+
+@contextmanager
+def answer_file() -> Iterator[Path]:
+    """A file that a child of any user may write to."""
+    fd, name = tempfile.mkstemp(prefix="probe-")
+    os.fchmod(fd, 0o666)
+    os.close(fd)
+    try:
+        yield Path(name)
+    finally:
+        os.unlink(name)
+
+
+def compile_c(out: Path, source: str | Path, *flags: str) -> Path:
+    """Compiles a small C program, statically: it starts fast, and needs no loader where there is none."""
+    command = ["gcc", "-O1", "-Wall", "-static", "-o", str(out), *flags]
+    if isinstance(source, Path):
+        subprocess.run([*command, str(source)], check=True)
+    else:
+        subprocess.run([*command, "-x", "c", "-"], input=source, text=True, check=True)
+    return out
+
+
+def in_fresh_host(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Runs `function`, which must stand alone, in a Python of its own: what it changes about the process
+    stays there. Arguments and result go as JSON. `options` go to subprocess.run."""
+    name = function.__name__
+    code = "\n".join(
+        (
+            "from __future__ import annotations",
+            textwrap.dedent(inspect.getsource(function)),
+            "import json as _json, sys as _sys",
+            f"_result = {name}(*_json.loads(_sys.argv[1]))",
+            "_sys.__stdout__.write('\\n' + _json.dumps(_result) + '\\n')",
+        )
+    )
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", code, json.dumps(arguments)],
+        **{"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 250, **options},
+        check=False,
+    )
+    assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def children() -> list[int]:
+    """This process's children, zombies too."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
+    except ChildProcessError:
+        return []
+    tasks = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for path in tasks for pid in path.read_text().split()]
+
+
+def open_fds() -> set[int]:
+    """This process's descriptors."""
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: there, and not a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def await_gone(pid: int) -> None:
+    """Blocks until a process that is not ours to reap has ended; an orphan of a killed tree may take a moment."""
+    import select
+
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([pidfd], [], [], 60)[0], f"{pid} lives on"
+    finally:
+        os.close(pidfd)

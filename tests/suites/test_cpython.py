@@ -1,0 +1,181 @@
+"""CPython's own tests of `subprocess` and of asyncio's subprocesses, unedited, on elfolio (run.py runs them)."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import elfolio
+
+pytestmark = [pytest.mark.suite, pytest.mark.slow]
+
+RUN = Path(__file__).with_name("run.py")
+PACKAGE = Path(elfolio.__file__).resolve().parent.parent
+"""Where the elfolio under test lies. Its extension is abi3: every Python from 3.11 loads it."""
+
+SUITES = [
+    ("subprocess", "test.test_subprocess"),
+    ("asyncio", "test.test_asyncio.test_subprocess"),
+    ("asyncio-installed", "test.test_asyncio.test_subprocess"),
+]
+"""Name and module; "installed": with elfolio's asyncio functions too, else with its Popen below asyncio's own."""
+VERSIONS = [(3, 11), (3, 12), (3, 13)]
+
+EXCLUDED = {
+    "asyncio-installed": {
+        "GenericWatcherTests.test_create_subprocess_fails_with_inactive_watcher": (
+            "holds that asyncio asks the host's child watcher, and refuses to start where that is inactive;"
+            " elfolio's functions ask none: the loop itself watches the pidfd"
+        ),
+    },
+}
+"""By suite, the tests that are left out: the end of the identifier, and why. They still run, and must fail."""
+MOST_EXCLUDED = 12
+LEAST_SHARE = 0.95
+"""Of the calls of Popen._execute_child without preexec_fn: what elfolio started, or refused by itself with the
+standard library's error because the program is not there."""
+PATIENCE = 1200
+"""Seconds for a suite that takes less than one minute on an idle machine."""
+
+_ASK = """
+import importlib.util as u, json, sys
+has = bool(u.find_spec("test") and u.find_spec("test.test_subprocess") and u.find_spec("test.test_asyncio"))
+print(json.dumps([sys.version_info[:3], sys.base_prefix, getattr(sys, "_base_executable", sys.executable), has]))
+"""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python at hand, and whether its `test` package is there."""
+
+    version: tuple[int, ...]
+    prefix: str
+    executable: str
+    has_tests: bool
+
+
+@functools.cache
+def interpreters() -> tuple[Interpreter, ...]:
+    """Every Python on the PATH and of pyenv, one for each version and prefix."""
+    found: dict[tuple[object, ...], Interpreter] = {}
+    for executable in _executables():
+        try:
+            command = [executable, "-c", _ASK]
+            done = subprocess.run(command, check=False, capture_output=True, env=_environment(), timeout=60)
+            version, prefix, real, has_tests = json.loads(done.stdout)
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            continue  # a shim of a version that is not there, or no Python
+        found.setdefault((*version, prefix), Interpreter(tuple(version), prefix, real, has_tests))
+    return tuple(found.values())
+
+
+def _executables() -> Iterator[str]:
+    yield sys.executable
+    for name in ("python3", *(f"python{major}.{minor}" for major, minor in VERSIONS)):
+        for folder in os.get_exec_path():
+            executable = shutil.which(name, path=folder)
+            if executable is not None:
+                yield executable
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    yield from map(str, sorted(pyenv.glob("versions/*/bin/python3")))
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+
+
+def run_suite(python: Interpreter, name: str, module: str, folder: Path) -> dict[str, Any]:
+    """Runs a suite in `folder`; returns what run.py reports, with the exit status and the end of the log."""
+    out, log = folder / "out.json", folder / "log.txt"
+    command = [python.executable, str(RUN), "--elfolio", str(PACKAGE), "--out", str(out), module]
+    command += ["--install"] * name.endswith("installed")
+    command += [f"--fails={test}" for test in EXCLUDED.get(name, ())]
+    work = folder / "work"
+    work.mkdir()
+    with log.open("wb") as file:
+        child = subprocess.Popen(
+            command,
+            cwd=work,
+            env={**_environment(), "TMPDIR": str(work)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(PATIENCE)
+        finally:
+            with suppress(ProcessLookupError):  # what the suite left, and the suite itself if it took too long
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    end = log.read_text(errors="replace")[-6000:]
+    report = json.loads(out.read_text()) if out.exists() else {}
+    return {"status": status, "log": end, **report}
+
+
+def share(report: dict[str, Any]) -> float:
+    """The part of the starts without preexec_fn that elfolio dealt with."""
+    return float((report["spawned"] + report["refused"]) / (report["calls"] - report["with_preexec_fn"]))
+
+
+def line(report: dict[str, Any], name: str) -> str:
+    """One interpreter's row: who did what, and what was left to the standard library and why."""
+    left = ", ".join(f"{n} {reason}" for reason, n in sorted(report["standard"].items()))
+    return (
+        f"\n{report['python']:7} {name:17} {report['run']:4} tests, {len(report['excluded'])} left out;"
+        f" {report['calls']:5} starts: {report['spawned']:4} spawned, {report['refused']:4} refused,"
+        f" {share(report):7.2%} elfolio's; left: {left or 'nothing'}"
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize(("name", "module"), SUITES, ids=[name for name, _ in SUITES])
+def test_cpythons_own_tests_pass(
+    version: tuple[int, int], name: str, module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With elfolio's Popen in place of the standard one (and its asyncio functions, installed) every test of the
+    suite passes, and it is elfolio that does the starting, but for what has a preexec_fn."""
+    wanted = [python for python in interpreters() if python.version[:2] == version]
+    able = [python for python in wanted if python.has_tests]
+    if not able:
+        lacks = f"{wanted[0].executable} lacks it" if wanted else "there is none"
+        pytest.skip(
+            f"needs a Python {version[0]}.{version[1]} with its `test` package: {lacks};"
+            " to force: put one on the PATH (libpython3-testsuite, pyenv, a build)"
+        )
+    for number, python in enumerate(able):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        report = run_suite(python, name, module, folder)
+        assert report["status"] == 0, f"failed: {report.get('failed')}\n{report['log']}"
+        with capsys.disabled():
+            print(line(report, name))
+        check(report, name)
+
+
+def check(report: dict[str, Any], name: str) -> None:
+    """The suite was there, whole, and on elfolio."""
+    assert report["failed"] == report["unexpected"] == []
+    assert report["run"] > report["skipped"]
+    assert len(report["excluded"]) == len(EXCLUDED.get(name, ())), "an exclusion that matches no test or several"
+    assert report["spawned"] > 0
+    assert report["started_elsewhere"] == 0
+    assert share(report) >= LEAST_SHARE
+    assert bool(report["transports"]) == name.endswith("installed")
+
+
+def test_few_tests_are_left_out() -> None:
+    """At most twelve, over all suites, each with a reason."""
+    reasons = [reason for tests in EXCLUDED.values() for reason in tests.values()]
+    assert len(reasons) <= MOST_EXCLUDED
+    assert all(reasons)
