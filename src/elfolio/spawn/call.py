@@ -54,10 +54,6 @@ class Call(NamedTuple):
         """Whether the program is looked up and run under credentials that this process does not have."""
         return not (self.uid is None and self.gid is None and self.gids is None)
 
-    @property
-    def pipes(self) -> tuple[int, int, int, int, int, int]:
-        return self[10:16]
-
 
 def command(call: Call) -> tuple[list[Any], Any]:
     """argv, and the program as errors will name it."""

@@ -16,6 +16,7 @@ from typing import Any
 from elfolio.errors import StaleTemplate, UnholdableProgram
 from elfolio.spawn.call import Call, LeftToStandard, child_streams, command, options_of, would_reach_exec
 from elfolio.spawn.child import Child
+from elfolio.spawn.options import NO_OPTIONS, Options
 from elfolio.spawn.pool import default_pool
 from elfolio.spawn.refusals import NO_PROCESS
 from elfolio.spawn.template import SpawnTemplate
@@ -27,14 +28,48 @@ _BLAMES_CWD = "noexec:chdir" not in subprocess.Popen._execute_child.__code__.co_
 """Before 3.13 the standard library names the working directory whatever has failed between fork and exec."""
 
 
+_NOTHING_BUT_ENV = (None, None, True, (), None), (None, 0, False), (True, None, None, None, -1, False, -1)
+"""What Call holds from `executable` to `cwd`, to `shell`, and from `restore_signals` on, when nothing is asked for."""
+
+
 def launch(call: Call) -> Child:
     """Starts what `call` asks for. Raises LeftToStandard, and what `subprocess` raises."""
+    asked = call[1:6], call[7:10], call[16:]
+    args = call[0]
+    template = None
+    if asked == _NOTHING_BUT_ENV and type(args) is list and args and type(args[0]) is str:
+        template = _known(args[0], call.env)
+    if template is None or subprocess._fork_exec is not _fork_exec or not subprocess._USE_VFORK:  # type: ignore[attr-defined]
+        return _launch(call, announced=False)
+    # Most starts, by the shortest way: each call before the clone is a part of what a start costs. What goes
+    # wrong here goes wrong again below, where it is told as the standard library tells it.
+    sys.audit("subprocess.Popen", args[0], args, None, call.env)
+    try:
+        options = NO_OPTIONS if call.env is None else Options(env=call.env)
+        return template.launch(args, options, (call.p2cread, call.c2pwrite, call.errwrite))
+    except OSError:
+        return _launch(call, announced=True)
+
+
+def _known(program: str, env: Any) -> SpawnTemplate | None:
+    """The pool's template, if there is one, for a program that is plain to find."""
+    pool = default_pool()
+    if program[:1] == "/":
+        return pool.known(program)
+    if env is None and "/" not in program:
+        for prefix in _prefixes(os.environ.get("PATH", os.defpath)):
+            path = prefix + program
+            if os.access(path, os.F_OK, effective_ids=True):
+                return pool.known(path) if path[:1] == "/" else None
+    return None
+
+
+def _launch(call: Call, *, announced: bool) -> Child:
     _check(call)
     argv, program = command(call)
     streams = child_streams(call)
     options = options_of(call, streams)
     failures: list[int | str] = []
-    announced = False
     for given in _candidates(program, call):
         path = _absolute(given, call)
         template = _template(path, call, failures)

@@ -43,15 +43,18 @@ class Pool:
     def __contains__(self, path: StrPath) -> bool:
         return os.fsdecode(path) in self._templates
 
+    def known(self, path: str) -> SpawnTemplate | None:
+        """The template for an absolute path, if there is one already."""
+        with self._lock:
+            template = self._templates.get(path)
+            if template is not None:
+                self._templates.move_to_end(path)
+            return template
+
     def get(self, path: StrPath) -> SpawnTemplate:
         """The template for an absolute path, made if there is none; raises what SpawnTemplate raises."""
         key = os.fsdecode(path)
-        with self._lock:
-            template = self._templates.get(key)
-            if template is not None:
-                self._templates.move_to_end(key)
-                return template
-        return self._keep(key, SpawnTemplate(key, rebuild=True))
+        return self.known(key) or self._keep(key, SpawnTemplate(key, rebuild=True))
 
     def _keep(self, key: str, made: SpawnTemplate) -> SpawnTemplate:
         evicted = None  # let go of outside the lock: closing files takes its time

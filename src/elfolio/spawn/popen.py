@@ -55,7 +55,7 @@ class Popen(subprocess.Popen[AnyStr]):
         # From here on __del__ answers for a child that nobody waits for.
         child.owned, child.args = True, self.args  # type: ignore[assignment]
         self._child, self.pid, self._child_created = child, child.pid, True
-        self._close_pipe_fds(*Call(*arguments).pipes)  # type: ignore[attr-defined]
+        self._close_pipe_fds(*arguments[10:16])  # type: ignore[attr-defined]
 
     def _wait(self, timeout: float | None) -> int:
         child = self._child
