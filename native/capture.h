@@ -30,7 +30,7 @@ struct capture {
     int alive;
 };
 
-/* 0 or an errno; on an error nothing is owned. input_fd or an output_fd may be -1. */
+/* 0 or an errno; the descriptors are owned either way, until capture_free. Each may be -1. */
 int capture_init(struct capture *c, int pidfd, int input_fd, const char *input, size_t input_size,
                  const int output_fd[CAPTURE_OUTPUTS], int64_t limit, const int spill_fd[CAPTURE_OUTPUTS]);
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sys.h"
@@ -69,6 +70,28 @@ static int lease_works(int fd)
 
 /* --- life ---------------------------------------------------------------------------------------- */
 
+/* Before Linux 6.13 (multigrain timestamps) ctime is the time of the last tick, so that of two writes within a
+ * tick the second leaves no trace. Only what changed before the present tick has a key that any later write
+ * changes; for a file that has just been written the tick is waited out, 10 ms at HZ=100. A ctime further ahead
+ * is another clock's (a file server's, one set back): nothing to wait for. */
+#define TICK_NS 10000000LL
+
+static int read_settled_key(const char *path, int fd, struct file_key *key)
+{
+    struct timespec pause = {0, TICK_NS / 10};
+    for (int turns = 0;; turns++) {
+        struct timespec tick;
+        clock_gettime(CLOCK_REALTIME_COARSE, &tick); /* before the key: a write in between is later than both */
+        int err = file_key_read(path, fd, key);
+        if (err)
+            return err;
+        int64_t ahead = (key->ctime_s - tick.tv_sec) * 1000000000LL + (key->ctime_ns - tick.tv_nsec);
+        if (ahead < 0 || ahead > TICK_NS || turns == 20)
+            return 0;
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+    }
+}
+
 int image_init(struct image *image, int want_lease)
 {
     image->owner = getpid();
@@ -76,7 +99,7 @@ int image_init(struct image *image, int want_lease)
     pthread_mutex_init(&image->lease_lock, NULL);
     for (int i = 0; i < image->count; i++) {
         struct held_file *f = &image->file[i];
-        int err = file_key_read(f->fd >= 0 ? NULL : f->path, f->fd, &f->key);
+        int err = read_settled_key(f->fd >= 0 ? NULL : f->path, f->fd, &f->key);
         if (err)
             return err;
     }

@@ -21,35 +21,45 @@ static void capture_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* Takes the descriptors out of a list of three and leaves -1 there: from one moment to the next they are the
+ * Capture's, whatever interrupts the caller. */
+static int take_ends(PyObject *ends, int fd[3])
+{
+    for (int i = 0; i < 3; i++) {
+        PyObject *item = PyList_GetItem(ends, i);
+        long value = item ? PyLong_AsLong(item) : -1;
+        if (value == -1 && PyErr_Occurred())
+            return -1;
+        fd[i] = (int)value;
+    }
+    for (int i = 0; i < 3; i++)
+        if (PyList_SetItem(ends, i, PyLong_FromLong(-1)))
+            return -1;
+    return 0;
+}
+
 static PyObject *capture_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *input;
-    int pidfd, input_fd, output_fd[CAPTURE_OUTPUTS], spill_fd[CAPTURE_OUTPUTS];
+    PyObject *input, *ends;
+    int pidfd, fd[3], spill_fd[CAPTURE_OUTPUTS];
     long long limit;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "iiOiiLii", &pidfd, &input_fd, &input, &output_fd[0], &output_fd[1], &limit,
-                          &spill_fd[0], &spill_fd[1]))
+    if (!PyArg_ParseTuple(args, "iO!OLii", &pidfd, &PyList_Type, &ends, &input, &limit, &spill_fd[0], &spill_fd[1]))
         return NULL;
     CaptureObject *self = (CaptureObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (!self)
         return NULL;
-    self->capture.epoll_fd = self->capture.input_fd = -1;
-    self->capture.output_fd[0] = self->capture.output_fd[1] = -1;
-    if (input != Py_None) {
-        if (PyObject_GetBuffer(input, &self->input, PyBUF_SIMPLE)) {
-            Py_DECREF(self);
-            return NULL;
-        }
-        self->has_input = 1;
+    capture_init(&self->capture, pidfd, -1, NULL, 0, (const int[]){-1, -1}, limit, spill_fd);
+    self->has_input = input != Py_None && !PyObject_GetBuffer(input, &self->input, PyBUF_SIMPLE);
+    if (!PyErr_Occurred() && !take_ends(ends, fd)) {
+        int err = capture_init(&self->capture, pidfd, fd[0], self->has_input ? self->input.buf : NULL,
+                               self->has_input ? (size_t)self->input.len : 0, &fd[1], limit, spill_fd);
+        if (!err)
+            return (PyObject *)self;
+        raise_errno(err);
     }
-    int err = capture_init(&self->capture, pidfd, input_fd, self->has_input ? self->input.buf : NULL,
-                           self->has_input ? (size_t)self->input.len : 0, output_fd, limit, spill_fd);
-    if (!err)
-        return (PyObject *)self;
-    self->capture.epoll_fd = self->capture.input_fd = -1;
-    self->capture.output_fd[0] = self->capture.output_fd[1] = -1;
     Py_DECREF(self);
-    return raise_errno(err);
+    return NULL;
 }
 
 static PyObject *capture_py_run(PyObject *self, PyObject *args)
@@ -120,7 +130,7 @@ static PyType_Slot capture_slots[] = {
     {Py_tp_new, (void *)capture_new},
     {Py_tp_dealloc, (void *)capture_dealloc},
     {Py_tp_methods, capture_methods},
-    {Py_tp_doc, "Capture(pidfd, input_fd, input, out_fd, err_fd, limit, spill_out, spill_err): owns the pipes."},
+    {Py_tp_doc, "Capture(pidfd, ends, input, limit, spill_out, spill_err): takes its ends of the pipes out of a list of three."},
     {0, NULL},
 };
 

@@ -202,7 +202,10 @@ static PyObject *image_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         if (image_add_file(&self->image, PyTuple_GetItem(files, i)))
             goto fail;
     self->image.executed = executed;
-    int err = image_init(&self->image, lease);
+    int err;
+    Py_BEGIN_ALLOW_THREADS /* it may wait for a tick of the clock */
+    err = image_init(&self->image, lease);
+    Py_END_ALLOW_THREADS
     if (!err)
         return (PyObject *)self;
     raise_errno(err);

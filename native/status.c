@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include "status.h"
 
+#include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -46,13 +48,25 @@ static int code_of(int how, int status)
     return how == CLD_EXITED ? status : -status;
 }
 
+/* Whoever reaps marks the task dead, at which our waitid fails, before the pidfd keeps its status; and the kernel
+ * looks for the status, then for the task, so that it may find neither (ESRCH) though the status has come meanwhile.
+ * Both pass at once (seen once in some thousand on 6.18). Bounded, because somebody else's zombie stays as it is. */
+enum { ASKED_AT_MOST = 100 };
+
 static int ask_kernel(int pidfd, struct ending *out)
 {
-    struct pidfd_info_exit info = {.mask = PIDFD_INFO_EXIT};
-    if (ioctl(pidfd, PIDFD_GET_INFO_EXIT, &info) || !(info.mask & PIDFD_INFO_EXIT))
-        return ENDED_LOST;
-    out->code = WIFSIGNALED(info.exit_code) ? -WTERMSIG(info.exit_code) : WEXITSTATUS(info.exit_code);
-    return ENDED_TAKEN;
+    for (int i = 0; i < ASKED_AT_MOST; i++) {
+        struct pidfd_info_exit info = {.mask = PIDFD_INFO_EXIT};
+        int err = ioctl(pidfd, PIDFD_GET_INFO_EXIT, &info);
+        if (err && errno != ESRCH)
+            return ENDED_LOST;
+        if (!err && info.mask & PIDFD_INFO_EXIT) {
+            out->code = WIFSIGNALED(info.exit_code) ? -WTERMSIG(info.exit_code) : WEXITSTATUS(info.exit_code);
+            return ENDED_TAKEN;
+        }
+        sched_yield();
+    }
+    return ENDED_LOST;
 }
 
 int take_status(int pidfd, struct ending *out)

@@ -60,10 +60,8 @@ class Capture:
     def __new__(
         cls,
         pidfd: int,
-        input_fd: int,
+        ends: list[int],
         input: bytes | bytearray | memoryview | None,
-        out_fd: int,
-        err_fd: int,
         limit: int,
         spill_out: int,
         spill_err: int,

@@ -73,7 +73,7 @@ def descriptors(_: Path) -> dict[str, list[int]]:
     """Status of a child that looks whether it has an inheritable descriptor: by default, passed, inherited."""
     fd = os.dup2(os.open("/dev/null", os.O_RDONLY), 57)
     look = ["sh", "-c", f"test -e /proc/$$/fd/{fd}"]
-    answers = {}
+    answers: dict[str, list[int]] = {}
     for audit in _WAYS:
         with elfolio.SpawnTemplate("/bin/sh", audit=audit) as sh:
             children = sh.spawn(look), sh.spawn(look, pass_fds=[fd]), sh.spawn(look, inherit_fds=True)
@@ -131,7 +131,7 @@ def lease(folder: Path) -> dict[str, object]:
 def kill_tree(_: Path) -> dict[str, list[object]]:
     """Status, and how many of three descendants live on: one plain, one in a session of its own, one orphan."""
     script = "sleep 1000 & echo $!; setsid sleep 1000 & echo $!; (sleep 1000 & echo $!); echo; wait"
-    seen = {}
+    seen: dict[str, list[object]] = {}
     for private in (False, True):
         with elfolio.SpawnTemplate("/bin/sh") as sh:
             child = sh.spawn(["sh", "-c", script], stdout=elfolio.PIPE, private_cgroup=private)
@@ -149,6 +149,7 @@ def kill_tree(_: Path) -> dict[str, list[object]]:
 
 
 def _line(fd: int) -> bytes:
+    """One line and nothing beyond it."""
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(fd, 1)):
         line += byte
@@ -234,7 +235,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             try:
                 seen[probe.__name__] = probe(Path(name))
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 seen[probe.__name__] = f"{type(error).__name__}: {error}"
     json.dump(seen, sys.stdout, indent=1)
 

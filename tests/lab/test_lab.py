@@ -103,6 +103,11 @@ def test_a_changed_file_is_seen(seen: dict[str, Any]) -> None:
     assert seen["changed_file"] == ["ESTALE", "ESTALE"]
 
 
+def test_a_write_at_once_behind_a_change_is_seen(seen: dict[str, Any]) -> None:
+    """A template made of a file that has just been written sees the next write, though the size is the same."""
+    assert seen["unnoticed_writes"] == 0
+
+
 def test_a_lease_works(seen: dict[str, Any]) -> None:
     """A file on a temporary file system is leased, and still in nobody's way when it has ended."""
     assert seen["lease"]["leased"] is True

@@ -74,7 +74,7 @@ def test_a_limit_keeps_head_and_tail(
     """However the bytes come, head, tail, dropped count and the spill file are those of a model."""
     reading, writing = os.pipe()
     with open(tmp_path / "spill", "w+b") as file:
-        capture = _native.Capture(own_pidfd, -1, None, reading, -1, limit, file.fileno() if spill else -1, -1)
+        capture = _native.Capture(own_pidfd, [-1, reading, -1], None, limit, file.fileno() if spill else -1, -1)
         os.set_blocking(writing, False)
         for chunk in chunks:
             while chunk:

@@ -6,6 +6,7 @@ counted, or spilled to a file. The deadline holds whoever keeps the pipes; then 
 """
 
 import time
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from elfolio import _native
@@ -126,7 +127,7 @@ class Capturing:
             self._check()
 
     def _check(self) -> None:
-        if self.output_limit is not None and self.output_limit < 0:
+        if self.output_limit is not None and not 0 <= self.output_limit < 1 << 63:
             raise InvalidArgument(f"output_limit must be a number of bytes, not {self.output_limit}")
         if self.spill_dir is not None and self.output_limit is None:
             raise InvalidArgument("spill_dir goes with output_limit")
@@ -148,6 +149,7 @@ class Capturing:
         """Spawns the child and takes hold of its pipes."""
         self._start_ns = time.monotonic_ns()
         self.deadline = deadline_after(self.timeout)
+        data = self._encoded_input()
         streams = self._streams()
         try:
             if self.spill_dir is not None:
@@ -158,19 +160,19 @@ class Capturing:
             self._close_files()
             raise
         streams.spawned()
-        stdin, *ends = streams.ours
-        self._ends = ends[0], ends[1]
+        self._ends = streams.ours[1], streams.ours[2]
+        limit = _NO_LIMIT if self.output_limit is None else self.output_limit
+        out, err = self._files
         try:
             self.pipes = _native.Capture(
                 self.child.pidfd,
-                stdin,
-                self._encoded_input(),
-                *self._ends,
-                _NO_LIMIT if self.output_limit is None else self.output_limit,
-                *(-1 if file is None else file.fileno() for file in self._files),
+                streams.ours,
+                data,
+                limit,
+                -1 if out is None else out.fileno(),
+                -1 if err is None else err.fileno(),
             )
         except BaseException:
-            streams.close()
             self.abandon()
             raise
 
@@ -233,10 +235,11 @@ class Capturing:
     def abandon(self) -> None:
         """After an error: kills what still runs, lets go of the pipes, reaps."""
         child = self.child
-        if child.returncode is None and child.poll() is None:
-            self.kill()
-            _native.await_end(child.pidfd, deadline_after(GRACE))
-            child.poll()
+        with suppress(ChildProcessError):  # somebody else reaped it: there is another error to tell of
+            if child.returncode is None and child.poll() is None:
+                self.kill()
+                _native.await_end(child.pidfd, deadline_after(GRACE))
+                child.poll()
         if self.pipes is not None:
             self.pipes.close()
         self._close_files()

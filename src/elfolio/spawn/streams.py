@@ -21,8 +21,8 @@ class Streams:
     """The three descriptors that a child gets, and this process's ends of the pipes among them.
 
     A standard input of None is /dev/null: tools such as rg and cat would wait on an open one. An output of
-    None is the host's. Use as a context manager: on an error both sides are closed; `spawned` closes the
-    child's side.
+    None is the host's. `close` is for errors, `spawned` closes the child's side; an interrupt may come between
+    any two steps, so what nobody took is closed with the object.
     """
 
     __slots__ = ("_theirs", "child", "ours")
@@ -41,6 +41,12 @@ class Streams:
         except BaseException:
             self.close()
             raise
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except AttributeError:
+            pass  # interrupted before it had anything
 
     @staticmethod
     def _merges(target: StreamTarget) -> bool:
@@ -66,17 +72,15 @@ class Streams:
 
     def spawned(self) -> None:
         """Closes the child's side, so that a pipe ends when the last process that writes to it does."""
-        theirs, self._theirs = self._theirs, []
-        for fd in theirs:
-            os.close(fd)
+        while self._theirs:
+            os.close(self._theirs.pop())
 
     def close(self) -> None:
         """Closes both sides."""
         self.spawned()
-        for which, fd in enumerate(self.ours):
-            self.ours[which] = -1
-            if fd >= 0:
-                os.close(fd)
+        for which in range(3):
+            if self.ours[which] >= 0:
+                os.close(self.take(which))
 
     def take(self, which: int) -> int:
         """Our end of a pipe, which becomes the caller's to close; -1 where there is none."""

@@ -144,7 +144,8 @@ class SpawnTemplate:
         child, with the action's index and the action, or the keyword, in its message. Nothing is left behind.
         """
         if options or stdin is not None or stdout is not None or stderr is not None:
-            return self._spawn(argv, Streams(stdin, stdout, stderr), Options(**options) if options else NO_OPTIONS)
+            wanted = Options(**options) if options else NO_OPTIONS  # before there are pipes: it may raise
+            return self._spawn(argv, Streams(stdin, stdout, stderr), wanted)
         held = self._held or self._current()
         if not held.direct or not argv or abandoned:
             return self.launch(argv, NO_OPTIONS, _PLAIN_STREAMS)
