@@ -188,9 +188,9 @@ static PyObject *image_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *files;
     int executed, lease;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O!ip", &PyTuple_Type, &files, &executed, &lease))
+    if (!PyArg_ParseTuple(args, "O!ip", &PyList_Type, &files, &executed, &lease))
         return NULL;
-    Py_ssize_t count = PyTuple_Size(files);
+    Py_ssize_t count = PyList_Size(files);
     if (count < 1 || count > IMAGE_FILES || executed < 0 || executed >= count) {
         PyErr_SetString(PyExc_ValueError, "one to six files, one of which is executed");
         return NULL;
@@ -199,16 +199,18 @@ static PyObject *image_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!self)
         return NULL;
     for (Py_ssize_t i = 0; i < count; i++)
-        if (image_add_file(&self->image, PyTuple_GetItem(files, i)))
+        if (image_add_file(&self->image, PyList_GetItem(files, i)))
             goto fail;
     self->image.executed = executed;
     int err;
     Py_BEGIN_ALLOW_THREADS /* it may wait for a tick of the clock */
     err = image_init(&self->image, lease);
     Py_END_ALLOW_THREADS
-    if (!err)
+    /* Taken out of the list, so that a caller that is interrupted does not close them again. */
+    if (!err && !PyList_SetSlice(files, 0, count, NULL))
         return (PyObject *)self;
-    raise_errno(err);
+    if (err)
+        raise_errno(err);
 fail:
     /* The caller keeps what it passed as long as there is no object to own it. */
     for (int i = 0; i < self->image.count; i++)
@@ -311,7 +313,7 @@ static PyType_Slot image_slots[] = {
     {Py_tp_new, (void *)image_new},
     {Py_tp_dealloc, (void *)image_dealloc},
     {Py_tp_methods, image_methods},
-    {Py_tp_doc, "Image(files, executed, lease): files are (path or None, descriptor) pairs, owned from then on."},
+    {Py_tp_doc, "Image(files, executed, lease): files is a list of (path or None, descriptor) pairs, and empty from then on."},
     {0, NULL},
 };
 

@@ -191,9 +191,7 @@ def _opening(module: Module) -> Iterator[tuple[int, str]]:
     name = module.name or ROOT
     if not text.startswith(f"{name}: "):
         yield 1, f'the docstring must begin with "{name}: "'
-    elif not (
-        module.name in NO_IN_OUT or name.endswith("__main__") or re.search(r"\bIn: .*\bOut: ", text, re.S)
-    ):
+    elif not (module.name in NO_IN_OUT or name.endswith("__main__") or re.search(r"\bIn: .*\bOut: ", text, re.S)):
         yield 1, 'the docstring must say "In: ... Out: ..."'
 
 

@@ -90,8 +90,7 @@ def test_neighbours_import_one_way_only(plant: Plant, left: str, right: str) -> 
     """Of two neighbours in the order, the left one may import the right one and not the other way round."""
     assert plant(f"{left}/thing.py", f"import elfolio.{right}") == []
     assert any(
-        f"{right} may not import {left}," in line
-        for line in plant(f"{right}/thing.py", f"from .. import {left}")
+        f"{right} may not import {left}," in line for line in plant(f"{right}/thing.py", f"from .. import {left}")
     )
 
 
@@ -127,9 +126,7 @@ def test_a_banned_import_is_found(plant: Plant, path: str, code: str, said: str)
 def test_the_root_may_import_lazily(plant: Plant) -> None:
     """elfolio/__init__.py may name any room in a function or for types, and compute the module's name."""
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .spawn import X as X\n"
-    lazy = (
-        "def __getattr__(name: str) -> object:\n    from elfolio.cli import y\n    return __import__(name)\n"
-    )
+    lazy = "def __getattr__(name: str) -> object:\n    from elfolio.cli import y\n    return __import__(name)\n"
     found = plant("__init__.py", typed + lazy)
     assert [line for line in found if "docstring" not in line] == []
 

@@ -284,6 +284,32 @@ def test_a_lost_status_stays_lost() -> None:
     assert (killed, pidfd, usage) == (0, -1, None)
 
 
+@pytest.mark.usefixtures("seccomp")
+def test_a_lost_status_and_a_deadline() -> None:
+    """Where the status is lost as well, a deadline still raises TimeoutExpired with what came; nothing is left."""
+
+    def host() -> list[Any]:
+        import signal
+        import subprocess
+
+        import elfolio
+        from tests.spawn.probing import open_fds
+        from tests.spawn.seccomp import PIDFD_GET_INFO, deny
+
+        deny(("ioctl", 25, 1, 0xFFFF, PIDFD_GET_INFO))
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        sh = elfolio.SpawnTemplate("/bin/sh")
+        sh.spawn(["sh", "-c", ":"]).poll()
+        before = open_fds()
+        try:
+            sh.run(["sh", "-c", "echo out; exec sleep 1000"], timeout=0.3)
+        except subprocess.TimeoutExpired as error:
+            return [error.stdout.decode(), open_fds() == before]
+        return []
+
+    assert in_fresh_host(host) == ["out\n", True]
+
+
 def test_a_failing_start_is_invisible() -> None:
     """A spawn that fails raises no SIGCHLD and is no child for waitpid(-1), not even for a moment."""
 

@@ -292,6 +292,35 @@ def test_a_broken_lease_is_no_signal_to_the_host(program: Path) -> None:
     assert in_fresh_host(host, str(program)) == [7, [errno.EWOULDBLOCK]]
 
 
+def test_a_fork_cannot_take_the_lease_away(program: Path) -> None:
+    """A forked copy of the host that tries to spawn is refused, and the host's lease stands all the same."""
+
+    def host(program: str) -> list[object]:
+        import os
+        from pathlib import Path
+
+        import elfolio
+        from tests.spawn.test_identity import between_check_and_exec, errno_of_writing
+
+        template, path, got = elfolio.SpawnTemplate(program), Path(program), []
+
+        def act() -> None:
+            pid = os.fork()
+            if not pid:
+                try:
+                    template.spawn(["x"])
+                except PermissionError:
+                    os._exit(13)
+                os._exit(0)
+            got.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            got.append(errno_of_writing(path))
+
+        with between_check_and_exec(path.parent, act) as actions:
+            return [template.spawn(["x"], actions=actions).wait(), got]
+
+    assert in_fresh_host(host, str(program)) == [7, [13, errno.EWOULDBLOCK]]
+
+
 def test_a_lease_of_the_callers_own_is_left_alone(program: Path) -> None:
     """A template made from a descriptor on which the caller holds a lease does not take that away."""
     fd = os.open(program, os.O_RDONLY)

@@ -101,9 +101,12 @@ def test_an_impossible_action_cannot_be_made(make: Callable[[], object]) -> None
 def test_an_impossible_option_starts_nothing(keywords: dict[str, Any], probe: elfolio.SpawnTemplate) -> None:
     """Unknown, reserved and mutually exclusive arguments are EINVAL, or ENOENT for an empty path, before a start."""
     before = open_fds()
-    with pytest.raises(OSError) as caught:
-        probe.spawn(["probe"], **keywords)
-    assert caught.value.errno == (errno.ENOENT if keywords.get("cwd") == "" else errno.EINVAL)
+    for use in (probe.spawn, probe.run):
+        with pytest.raises(OSError) as caught:
+            use(["probe"], **{"stdin": elfolio.PIPE, "stderr": elfolio.PIPE, **keywords})
+        assert caught.value.errno == (errno.ENOENT if keywords.get("cwd") == "" else errno.EINVAL)
+    with pytest.raises(TypeError):
+        probe.spawn(["probe"], stdin=elfolio.PIPE, no_such_keyword=1)  # type: ignore[call-arg]
     assert children() == []
     assert open_fds() == before
 

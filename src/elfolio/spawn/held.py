@@ -74,12 +74,12 @@ def hold(target: str | int, *, lease: bool, by_path: bool = False) -> Held:
             prefix[:1] = [*interpreter, script]
             where = os.fsdecode(interpreter[0])
         passed = opened[0][1] if prefix and isinstance(target, int) else -1
-        image = _native.Image(tuple(opened), len(opened) - 1, lease)
+        image = _native.Image(opened, len(opened) - 1, lease)
     except BaseException:
         for _, fd in opened:
             os.close(fd)
         raise
-    name, fd = _name(target), opened[-1][1]
+    name = _name(target)
     plain = not needs_link(fd, name)
     direct = plain and not prefix and not by_path
     return Held(image, target, name, plain, direct, fd, tuple(files), tuple(prefix), passed)
