@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ TESTS = (
 
 
 @pytest.fixture(scope="module", params=["sanitized", "plain"])
-def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The driver, compiled with the core's own sources."""
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc; to force: apt-get install gcc libc6-dev")
@@ -37,7 +36,7 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if "asan" in done.stderr and done.returncode:
         pytest.skip("needs the sanitizers' libraries; to force: apt-get install libasan8 libubsan1")
     assert done.returncode == 0, done.stderr
-    yield out
+    return out
 
 
 def test_every_test_of_the_driver_is_run(driver: Path) -> None:

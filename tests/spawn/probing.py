@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,3 +170,44 @@ def await_gone(pid: int) -> None:
         assert select.select([pidfd], [], [], 60)[0], f"{pid} lives on"
     finally:
         os.close(pidfd)
+
+
+@contextmanager
+def between_check_and_exec(folder: Path, act: Callable[[], object]) -> Iterator[list[elfolio.Open]]:
+    """Actions for a spawn during which `act` is called: the child waits for it at two FIFOs."""
+    fifos = folder / "here", folder / "done"
+    for fifo in fifos:
+        os.mkfifo(fifo)
+
+    def meet() -> None:
+        with open(fifos[0], "wb"):
+            act()
+        with open(fifos[1], "wb"):
+            pass
+
+    thread = threading.Thread(target=meet)
+    thread.start()
+    try:
+        yield [elfolio.Open(50, fifos[0], os.O_RDONLY | os.O_CLOEXEC), elfolio.Open(50, fifos[1])]
+    finally:
+        thread.join()
+
+
+def errno_of_writing(path: Path) -> int:
+    """What somebody gets who opens the file for writing and will not wait."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+@contextmanager
+def mounted(where: Path, options: str) -> Iterator[Path]:
+    """A tmpfs of root's, gone afterwards."""
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", where], check=True)

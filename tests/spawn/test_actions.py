@@ -147,7 +147,9 @@ def valid(model: Model, seed: tuple[str, int, int, bool, set[int]], root: str) -
         return Open(number, f"{model.cwd}/{name}" if choice % 5 else name, flags)
     if kind == "range":
         return CloseRange(number, number + choice % 4, cloexec=flag, unshare=choice % 2 == 0)
-    return {"mask": SigMask, "default": SigDefault}[kind](signals) if kind in {"mask", "default"} else None
+    if kind == "mask":
+        return SigMask(signals)
+    return SigDefault(signals) if kind == "default" else None
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -159,9 +161,9 @@ def test_a_list_of_actions_does_what_the_model_does(scenario: Any, ground: Path,
     model.fds[0] = Entry("/dev/null", cloexec=False)
     for fd in passed:
         model.fds[fd] = replace(model.fds[fd], cloexec=False, meant=True)
-    actions = []
+    actions: list[Action] = []
     for seed in seeds:
-        action = valid(model, seed, str(ground))
+        action: Action | None = valid(model, seed, str(ground))
         if action is not None:
             actions.append(action)
             model.apply(action)
@@ -187,7 +189,7 @@ def test_dup2_of_equal_descriptors_only_checks(probe: elfolio.SpawnTemplate) -> 
 def test_actions_run_in_order(probe: elfolio.SpawnTemplate, tmp_path: Path) -> None:
     """The same two actions in the other order give another result."""
     (tmp_path / "file").touch()
-    inside = [Chdir(tmp_path), Open(50, "file")]
+    inside: list[Action] = [Chdir(tmp_path), Open(50, "file")]
     assert look(probe, actions=inside).targets[50] == str(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match=r"action 0, Open"):
         probe.spawn(["probe"], actions=inside[::-1], cwd="/")
@@ -196,7 +198,7 @@ def test_actions_run_in_order(probe: elfolio.SpawnTemplate, tmp_path: Path) -> N
 def test_open_creates_with_mode_and_umask(probe: elfolio.SpawnTemplate, tmp_path: Path) -> None:
     """Open with O_CREAT makes a file with its mode less the spawn's umask, 0o666 where none is given."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    actions = [Open(50, tmp_path / "a", flags, 0o640), Open(51, tmp_path / "b", flags)]
+    actions: list[Action] = [Open(50, tmp_path / "a", flags, 0o640), Open(51, tmp_path / "b", flags)]
     seen = look(probe, actions=actions, umask=0o027)
     assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o640
     assert (tmp_path / "b").stat().st_mode & 0o7777 == 0o640

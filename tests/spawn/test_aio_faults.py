@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,9 @@ def few() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11, 4), reason="subprocess.Popen's own pipes are lost there; later 3.11 close them"
+)
 def test_no_descriptors_is_an_error_that_leaves_nothing(few: None, run: Run[Any]) -> None:
     """Where a start runs out of descriptors at whatever point it raises EMFILE, with neither child nor pipe left."""
 

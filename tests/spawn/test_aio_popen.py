@@ -4,6 +4,7 @@ the loop."""
 import asyncio
 import os
 import signal
+import sys
 import threading
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable
@@ -75,6 +76,9 @@ SHELL: list[tuple[Any, dict[str, Any]]] = [
 CALLS = [("create_subprocess_exec", *call) for call in EXEC] + [("create_subprocess_shell", *call) for call in SHELL]
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11, 4), reason="asyncio's own start loses pipes where it fails; later 3.11 do not"
+)
 @pytest.mark.parametrize(("name", "args", "keywords"), CALLS, ids=range(len(CALLS)))
 def test_the_same_as_asyncios_own(run: Run[Any], name: str, args: Any, keywords: dict[str, Any]) -> None:
     """Exit status, output and exceptions are those of asyncio's function, called with the same arguments."""

@@ -106,7 +106,8 @@ def test_credentials_changed_and_changed_back() -> None:
 
         import elfolio
 
-        template, said = elfolio.SpawnTemplate("/bin/true"), []
+        template = elfolio.SpawnTemplate("/bin/true")
+        said: list[Any] = []
         for uid in (0, 65534, 0):
             os.seteuid(uid)
             try:

@@ -82,7 +82,7 @@ def test_a_failed_start_leaves_no_private_cgroup(cgroup: Path, probe: elfolio.Sp
     """Whatever fails, before or in the child, the private cgroup is gone."""
     for keywords in ({"cwd": "/no/such"}, {"actions": [elfolio.Close(900)]}, {"user": "no-such"}):
         with pytest.raises((OSError, KeyError)):
-            probe.spawn(["probe"], cgroup=cgroup, private_cgroup=True, **keywords)  # type: ignore[arg-type]
+            probe.spawn(["probe"], cgroup=cgroup, private_cgroup=True, **keywords)
         assert [entry for entry in cgroup.iterdir() if entry.is_dir()] == []
 
 

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,8 @@ def test_pid_and_pidfd(cat: elfolio.SpawnTemplate) -> None:
         assert child.returncode is None
         child.kill()
         assert select.select([child.pidfd], [], [], 60)[0] == [child.pidfd]
-    assert (child.pidfd, child.returncode) == (-1, -9)
+    ended: elfolio.Child = child
+    assert [ended.pidfd, ended.returncode] == [-1, -9]
 
 
 def test_wait_with_a_timeout(cat: elfolio.SpawnTemplate) -> None:
@@ -91,11 +93,12 @@ def test_signals_after_the_end_are_nothing(sh: elfolio.SpawnTemplate) -> None:
 def test_rusage_is_the_childs(sh: elfolio.SpawnTemplate) -> None:
     """rusage holds what this child used; None before the end."""
     child = sh.spawn(["sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"])
-    assert child.rusage is None
+    assert child.usage is None
     child.wait()
-    assert child.rusage is not None
-    assert child.rusage.ru_utime > 0
-    assert child.rusage.ru_maxrss > 100
+    used = child.rusage
+    assert used is not None
+    assert used.ru_utime > 0
+    assert used.ru_maxrss > 100
 
 
 def test_many_threads_wait_for_one_child(cat: elfolio.SpawnTemplate) -> None:
@@ -105,7 +108,7 @@ def test_many_threads_wait_for_one_child(cat: elfolio.SpawnTemplate) -> None:
         child = cat.spawn(["cat"], stdin=elfolio.PIPE)
         with ThreadPoolExecutor(16) as pool:
             waits = [pool.submit(child.wait, timeout) for timeout in [None, 60.0] * 6]
-            polls = [pool.submit(lambda: (child.poll(), child.kill(), child.poll())) for _ in range(4)]
+            polls = [pool.submit(use) for use in (child.poll, child.kill, child.poll) * 3]
             assert {wait.result() for wait in waits} == {-9}
             for poll in polls:
                 poll.result()
@@ -156,17 +159,15 @@ def test_a_forgotten_child_is_reaped_by_a_later_spawn(fatal: bool, sh: elfolio.S
     pid, stdin = child.pid, child.stdin
     with warnings.catch_warnings(record=not fatal) as seen:
         warnings.simplefilter("error" if fatal else "always")
-        hook, sys_hook = [], __import__("sys").unraisablehook
-        __import__("sys").unraisablehook = hook.append
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
             del child
             gc.collect()
         finally:
-            __import__("sys").unraisablehook = sys_hook
+            sys.unraisablehook = hook
     if not fatal:
         assert seen is not None
         assert [str(w.message) for w in seen] == [f"child {pid} is still running"]
-    hook.clear()
     assert stdin
     stdin.close()
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -195,7 +196,6 @@ t = elfolio.SpawnTemplate("/bin/sh")
 print([t.spawn(["sh", "-c", "exit 3"]).wait() for _ in range(40)] == [3] * 40,
       [t.run(["sh", "-c", "exit 4"]).returncode for _ in range(40)] == [4] * 40)
 """
-    import sys
 
     done = subprocess.run(
         ["strace", "-f", "-o", "/dev/null", sys.executable, "-c", code], capture_output=True, text=True, check=False

@@ -70,6 +70,13 @@ WRONG: list[tuple[Any, dict[str, Any]]] = [
     (["true"], {"process_group": 2**40}),
     (["true"], {"pass_fds": (1000,), "cwd": "/"}),
     (["true"], {"env": []}),
+    (["/bin/true"], {"env": 5}),
+    (["/bin/true"], {"env": {"A": "b\0c"}}),
+    (["/bin/true", "a\0b"], {}),
+    (["/bin/true", 1], {}),
+    (["/bin/true"], {"stdin": 1000}),
+    (["/bin/true"], {"stdout": -7}),
+    (["/bin/true", "x" * 200_000], {}),
     (["true"], {"env": {"\ud800": "a"}}),
     (["no-such-program"], {"env": {"A": "b"}, "cwd": "/"}),
     (["no-such-program"], {"env": {"A=B": "c"}}),
@@ -84,9 +91,14 @@ WRONG: list[tuple[Any, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
 @pytest.mark.parametrize(("args", "keywords"), WRONG, ids=range(len(WRONG)))
-def test_wrong_calls_fail_as_in_subprocess(args: Any, keywords: dict[str, Any]) -> None:
-    """The same exception with the same errno, file name, arguments and text."""
+def test_wrong_calls_fail_as_in_subprocess(args: Any, keywords: dict[str, Any], known: bool) -> None:
+    """The same exception with the same errno, file name, arguments and text, whether or not the pool has the
+    program: one that it has starts by a shorter way."""
+    if known:
+        for program in ("true", "/bin/true"):
+            elfolio.run([program])
     assert isinstance(same(args, **keywords)[0], type)
 
 

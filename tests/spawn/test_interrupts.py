@@ -14,7 +14,6 @@ import pytest
 import elfolio
 from tests.spawn.probing import children, open_fds
 
-
 CHECKED = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"}
 """After these CPython looks for signals (Python/ceval.c, CHECK_EVAL_BREAKER), and nowhere else."""
 

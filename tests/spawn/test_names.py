@@ -2,25 +2,21 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import elfolio
 from elfolio.spawn import names
-from tests.spawn.probing import ROOT, answer_file, in_fresh_host, look, snapshot
+from tests.spawn.probing import answer_file, in_fresh_host, look, snapshot
 
 
 @pytest.fixture(params=["this kernel", "before 6.14"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The naming of this kernel, and the way for older ones, which must be right on any."""
     if request.param == "before 6.14":
         monkeypatch.setattr(names, "_NAMED_AFTER_FILE", False)
-    yield request.param
+    return str(request.param)
 
 
 def plain(path: Path, *argv: str) -> tuple[str, str, list[str]]:
@@ -115,111 +111,6 @@ def test_without_its_directory_the_program_runs(probe_path: Path, open_folder: P
     got = in_fresh_host(host, str(alias))
     assert got[:3] == ["alias", str(probe_path), str(probe_path)]
     assert "task name left to the kernel" in got
-
-
-def name_directories() -> set[str]:
-    """The directories of names in both places they may be."""
-    return {str(path) for base in ("/dev/shm", "/tmp") for path in Path(base).glob("elfolio-names-*")}
-
-
-HOST = """
-import elfolio, os, sys, signal
-template = elfolio.SpawnTemplate(sys.argv[1])
-template.spawn(["x", "/dev/null"]).wait()
-from elfolio.spawn import names
-print(names._links.folder, flush=True)
-if sys.argv[2] == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "fork":
-    if not os.fork():
-        elfolio.SpawnTemplate(sys.argv[1]).spawn(["x", "/dev/null"]).wait()
-        print(names._links.folder, flush=True)
-        sys.exit(0)
-    os.wait()
-    template.spawn(["x", "/dev/null"]).wait()
-"""
-
-
-def run_host(alias: Path, how: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", HOST, alias, how], cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True
-    )
-    assert done.returncode == (-signal.SIGKILL if how == "kill" else 0)
-    return done.stdout.split()
-
-
-def test_the_directory_goes_with_the_process(probe_path: Path, open_folder: Path) -> None:
-    """The directory is gone at exit; that of a killed process is swept by the next; a fork has its own."""
-    alias = open_folder / "alias"
-    alias.symlink_to(probe_path)
-    (gone,) = run_host(alias, "exit")
-    assert gone not in name_directories()
-    parents, childs = run_host(alias, "fork")
-    assert parents != childs
-    assert not {parents, childs} & name_directories()
-    (left,) = run_host(alias, "kill")
-    assert left in name_directories()
-    run_host(alias, "exit")
-    assert left not in name_directories()
-    assert names._links.folder is not None
-    assert names._links.folder in name_directories()
-
-
-def test_many_processes_make_their_directories_at_once(probe_path: Path, open_folder: Path) -> None:
-    """Processes that start together do not sweep away each other's directories: every child has its name."""
-    alias = open_folder / "alias"
-    alias.symlink_to(probe_path)
-    code = (
-        "import elfolio, sys; from elfolio.spawn import names\n"
-        "template = elfolio.SpawnTemplate(sys.argv[1])\n"
-        "print(template.spawn(['x', '/dev/null']).wait(), *elfolio.stats().programs[sys.argv[1]].fallbacks)\n"
-    )
-    command = [sys.executable, "-c", code, str(alias)]
-    for _ in range(3):
-        hosts = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(12)]
-        assert {host.communicate()[0] for host in hosts} == {"0\n"}
-
-
-def test_a_directory_without_a_lock_yet() -> None:
-    """One process's sweep meets another's directory between its making and its lock: the other notices."""
-
-    def host() -> list[bool]:
-        import fcntl
-        import os
-
-        from elfolio.spawn import names
-
-        flock, met = fcntl.flock, []
-
-        def sweeping(fd: int, how: int) -> None:
-            if not met and not how & fcntl.LOCK_NB:
-                met.append(os.readlink(f"/proc/self/fd/{fd}"))
-                names._sweep(os.path.dirname(met[0]))  # as another process may, at the worst moment
-                assert not os.path.exists(met[0])
-            flock(fd, how)
-
-        fcntl.flock = sweeping  # type: ignore[assignment]
-        link = names.link_for(0, "zero")
-        return [link is not None and os.path.islink(link), len(met) == 1]
-
-    assert in_fresh_host(host) == [True, True]
-
-
-def test_the_directory_goes_though_no_descriptor_is_left(probe_path: Path, open_folder: Path) -> None:
-    """A process that exits with every descriptor in use removes its directory all the same."""
-    alias = open_folder / "alias"
-    alias.symlink_to(probe_path)
-    code = (
-        "import elfolio, os, resource, sys; from elfolio.spawn import names\n"
-        "with elfolio.SpawnTemplate(sys.argv[1]) as template: template.spawn(['x', '/dev/null']).wait()\n"
-        "print(names._links.folder, flush=True)\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-        "while True:\n"
-        "    try: os.open('/dev/null', 0)\n"
-        "    except OSError: break\n"
-    )
-    gone = subprocess.check_output([sys.executable, "-c", code, alias], cwd=ROOT, text=True).strip()
-    assert gone not in name_directories()
 
 
 def test_links_go_with_their_template(probe_path: Path, open_folder: Path) -> None:

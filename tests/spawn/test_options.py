@@ -65,9 +65,11 @@ def test_sessions_and_groups(probe: elfolio.SpawnTemplate) -> None:
     assert (seen.session, seen.group) == (seen.pid, seen.pid)
     seen = look(probe, process_group=0)
     assert (seen.session, seen.group) == (os.getsid(0), seen.pid)
-    with elfolio.SpawnTemplate("/bin/cat") as cat:
-        with cat.spawn(["cat"], stdin=elfolio.PIPE, process_group=0) as leader:
-            assert look(probe, process_group=leader.pid).group == leader.pid
+    with (
+        elfolio.SpawnTemplate("/bin/cat") as cat,
+        cat.spawn(["cat"], stdin=elfolio.PIPE, process_group=0) as leader,
+    ):
+        assert look(probe, process_group=leader.pid).group == leader.pid
     with pytest.raises(PermissionError, match="process_group"):
         probe.spawn(["probe"], process_group=1)
 
@@ -163,7 +165,7 @@ def test_an_unknown_user(probe: elfolio.SpawnTemplate) -> None:
     """A name that nobody has is a KeyError, as in subprocess, and starts nothing."""
     for keywords in ({"user": "no-such"}, {"group": "no-such"}, {"extra_groups": ["no-such"]}):
         with pytest.raises(KeyError):
-            probe.spawn(["probe"], **keywords)  # type: ignore[arg-type]
+            probe.spawn(["probe"], **keywords)
 
 
 @pytest.mark.root

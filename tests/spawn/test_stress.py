@@ -151,8 +151,8 @@ def assert_nothing_leaked(got: dict[str, Any], spawns: int) -> None:
     print(f"{spawns} spawns: before {before}, after {after}")
     assert got["wrong"] == []
     assert (after["fds"], after["children"]) == (before["fds"], 0)
-    # Less than a byte and a half a spawn; the allocator's own ups and downs stay below two megabytes.
-    assert after["rss_kib"] - before["rss_kib"] < 2048
+    # What leaks 300 bytes a spawn shows; the allocator's own ups and downs stay below four megabytes.
+    assert after["rss_kib"] - before["rss_kib"] < 4096
 
 
 @pytest.mark.parametrize("spawns", SIZES)

@@ -203,7 +203,7 @@ def test_orphans_come_to_a_subreaper(sh: elfolio.SpawnTemplate) -> None:
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
         bystander = subprocess.Popen(["/bin/sleep", "1000"])
         sh = elfolio.SpawnTemplate("/bin/sh")
-        got = []
+        got: list[Any] = []
         try:
             sh.run(["sh", "-c", "(setsid sh -c 'echo $$; exec sleep 1000' &); exec sleep 1000"], timeout=0.5)
         except subprocess.TimeoutExpired as error:

@@ -17,6 +17,7 @@ from elfolio.errors import StaleTemplate, UnholdableProgram
 from elfolio.spawn.call import Call, LeftToStandard, child_streams, command, options_of, would_reach_exec
 from elfolio.spawn.child import Child
 from elfolio.spawn.options import NO_OPTIONS, Options
+from elfolio.spawn.plan import INHERITED
 from elfolio.spawn.pool import default_pool
 from elfolio.spawn.refusals import NO_PROCESS
 from elfolio.spawn.template import SpawnTemplate
@@ -36,8 +37,9 @@ def launch(call: Call) -> Child:
     """Starts what `call` asks for. Raises LeftToStandard, and what `subprocess` raises."""
     asked = call[1:6], call[7:10], call[16:]
     args = call[0]
+    streams = call.p2cread, call.c2pwrite, call.errwrite
     template = None
-    if asked == _NOTHING_BUT_ENV and type(args) is list and args and type(args[0]) is str:
+    if asked == _NOTHING_BUT_ENV and type(args) is list and args and type(args[0]) is str and min(streams) >= INHERITED:
         template = _known(args[0], call.env)
     if template is None or subprocess._fork_exec is not _fork_exec or not subprocess._USE_VFORK:  # type: ignore[attr-defined]
         return _launch(call, announced=False)
@@ -46,7 +48,7 @@ def launch(call: Call) -> Child:
     sys.audit("subprocess.Popen", args[0], args, None, call.env)
     try:
         options = NO_OPTIONS if call.env is None else Options(env=call.env)
-        return template.launch(args, options, (call.p2cread, call.c2pwrite, call.errwrite))
+        return template.launch(args, options, streams)
     except OSError:
         return _launch(call, announced=True)
 

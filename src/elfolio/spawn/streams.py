@@ -1,6 +1,7 @@
 """spawn.streams: where a child's standard streams lead. In: what the caller asked for. Out: both sides' descriptors."""
 
 import os
+from contextlib import suppress
 from typing import IO, TypeAlias
 
 from elfolio.errors import InvalidArgument
@@ -43,10 +44,8 @@ class Streams:
             raise
 
     def __del__(self) -> None:
-        try:
+        with suppress(AttributeError):  # interrupted before it had anything
             self.close()
-        except AttributeError:
-            pass  # interrupted before it had anything
 
     @staticmethod
     def _merges(target: StreamTarget) -> bool:
