@@ -17,7 +17,7 @@ import pytest
 WALL = 0x40000000
 
 # A deadline per example would be an assertion on absolute time. The blob reproduces a failure; no database.
-hypothesis.settings.register_profile("elfolio", deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile("elfolio", deadline=None, database=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("elfolio")
 
 
