@@ -152,6 +152,7 @@ def valid(model: Model, seed: tuple[str, int, int, bool, set[int]], root: str) -
     return SigDefault(signals) if kind == "default" else None
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scenario=scenario())
 def test_a_list_of_actions_does_what_the_model_does(scenario: Any, ground: Path, probe: elfolio.SpawnTemplate) -> None:
