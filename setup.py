@@ -1,4 +1,4 @@
-"""The C extension elfolio._native; everything else about the package stands in pyproject.toml.
+"""The C extension elfolio._native and the stub of warm templates; everything else about the package stands in pyproject.toml.
 
 ELFOLIO_WERROR=1 turns the compiler's warnings into errors.
 ELFOLIO_SANITIZE=1 builds for AddressSanitizer and UBSan.
@@ -16,6 +16,18 @@ CFLAGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
 # Python's own flags, which come first, define signed overflow and drop asserts: both would hide faults.
 UNHIDE = ["-fno-wrapv", "-UNDEBUG"]
+
+
+# The stub is copied into other programs as it is (native/warm/stub.c): no C library, no relocation, and none of what
+# a compiler adds that would need either.
+STUB_CFLAGS = [
+    *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fno-jump-tables"),
+    *("-fno-asynchronous-unwind-tables", "-fno-lto", "-fno-sanitize=all", "-fno-tree-loop-distribute-patterns"),
+]
+STUB_LDFLAGS = [
+    *("-nostdlib", "-fno-lto", "-Wl,--build-id=none", "-Wl,-Bsymbolic", "-Wl,-z,noseparate-code"),
+    *("-Wl,-z,norelro", "-Wl,--no-undefined"),
+]
 
 
 class BuildNative(build_ext):
@@ -38,7 +50,7 @@ def native() -> Extension:
     return Extension(
         "elfolio._native",
         sources=sorted(glob("native/*.c")),
-        depends=sorted(glob("native/*.h")),
+        depends=sorted(glob("native/*.h") + glob("native/warm/*.h")),
         include_dirs=["native"],
         define_macros=[("Py_LIMITED_API", "0x030B0000")],
         py_limited_api=True,
@@ -47,11 +59,26 @@ def native() -> Extension:
     )
 
 
+def stub() -> Extension:
+    """The stub, under an extension's name because that is how setuptools builds a shared object."""
+    werror = ["-Werror"] if os.environ.get("ELFOLIO_WERROR") == "1" else []
+    control_flow = ["-fcf-protection=none"] if os.uname().machine == "x86_64" else []
+    return Extension(
+        "elfolio._stub",
+        sources=["native/warm/stub.c", "native/steps.c"],
+        depends=sorted(glob("native/*.h") + glob("native/warm/*.h")),
+        include_dirs=["native"],
+        py_limited_api=True,
+        extra_compile_args=CFLAGS + STUB_CFLAGS + control_flow + werror,
+        extra_link_args=STUB_LDFLAGS,
+    )
+
+
 if sys.platform != "linux":
     sys.exit(f"elfolio: runs on Linux only; this is {sys.platform}")
 
 setup(
-    ext_modules=[native()],
+    ext_modules=[native(), stub()],
     cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -18,6 +18,7 @@ static void in_forked_child(void)
 {
     generation++;
     launch_after_fork();
+    warm_after_fork();
 }
 
 int image_module_init(void)
@@ -143,7 +144,7 @@ static int check_file(const struct held_file *f, struct image_result *result)
 
 void image_check(struct image *image, struct image_result *result)
 {
-    *result = (struct image_result){.status = IMAGE_READY};
+    *result = (struct image_result){.status = IMAGE_READY, .warm = WARM_OUTCOMES};
     if (getpid() != image->owner || generation != image->generation) {
         result->status = IMAGE_FOREIGN;
         return;
@@ -190,8 +191,42 @@ static void kill_and_reap(struct launch *l)
     l->pid = l->pidfd = -1;
 }
 
-void image_launch(struct image *image, struct launch *l, int strict, struct image_result *result)
+/* Whether the launch has come to an end, good or bad; 0: it is to be done cold. */
+static int launch_warm(struct image *image, struct launch *l, struct warm_way way, struct image_result *result)
 {
+    int64_t start = clock_ns();
+    image_check(image, result);
+    int64_t checked = clock_ns();
+    if (result->status != IMAGE_READY)
+        return 1;
+    result->warm = warm_launch(way.warm, l, way.plan, &result->warm_detail);
+    result->check_ns = checked - start;
+    result->launch_ns = clock_ns() - checked;
+    if (result->warm == WARM_STARTED) {
+        l->how |= HOW_WARM;
+        return 1;
+    }
+    if (result->warm == WARM_STEP_FAILED || result->warm == WARM_LOST) {
+        result->status = IMAGE_FAILED;
+        result->index = -1;
+        result->error = result->warm == WARM_LOST ? ECANCELED : (int)result->warm_detail;
+        if (result->warm == WARM_LOST)
+            l->failed = STEP_WARM;
+        return 1;
+    }
+    return 0;
+}
+
+void image_launch(struct image *image, struct launch *l, struct warm_way way, int strict, struct image_result *result)
+{
+    enum warm_outcome warm = WARM_OUTCOMES;
+    uint32_t detail = 0;
+    if (way.warm) {
+        if (launch_warm(image, l, way, result))
+            return;
+        warm = result->warm;
+        detail = result->warm_detail;
+    }
     int64_t start = clock_ns();
     lease_begin(image);
     image_check(image, result);
@@ -206,6 +241,8 @@ void image_launch(struct image *image, struct launch *l, int strict, struct imag
         }
     }
     lease_end(image);
+    result->warm = warm;
+    result->warm_detail = detail;
     result->check_ns = checked - start;
     result->launch_ns = clock_ns() - checked;
 }

@@ -12,6 +12,7 @@
 
 #include "identity.h"
 #include "launch.h"
+#include "warm.h"
 
 /* A script, its interpreter, should that be a script its own, ...: the kernel follows five. */
 #define IMAGE_FILES 6
@@ -49,14 +50,22 @@ struct image_result {
     uint32_t detail;
     int error;
     int64_t check_ns, launch_ns;
+    enum warm_outcome warm; /* WARM_OUTCOMES: not tried */
+    uint32_t warm_detail;
 };
 
 /* Reads the keys and the caller's authority. 0 or an errno. file[].path and .fd are set by the caller. */
 int image_init(struct image *image, int want_lease);
 void image_free(struct image *image);
 void image_check(struct image *image, struct image_result *result);
+/* A template's process that may serve a launch, and what it needs of the plan; both NULL: none. */
+struct warm_way {
+    struct warm *warm;
+    const struct warm_plan *plan;
+};
+
 /* check, launch, and with `strict` the check of what really runs. */
-void image_launch(struct image *image, struct launch *l, int strict, struct image_result *result);
+void image_launch(struct image *image, struct launch *l, struct warm_way way, int strict, struct image_result *result);
 /* Registers what must happen after fork(); once a process. */
 int image_module_init(void);
 

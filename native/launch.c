@@ -11,6 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "clone.h"
+#include "proxy.h"
 #include "sys.h"
 
 #ifdef ELFOLIO_ASAN
@@ -32,14 +34,6 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
-
-/* struct clone_args as of Linux 5.7; spelled out because <linux/sched.h> of older systems ends earlier. */
-struct clone3_args {
-    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
-    uint64_t set_tid, set_tid_size, cgroup;
-};
-#define CLONE3_SIZE_5_3 64
-#define CLONE3_SIZE_5_7 88
 
 /* Written by the child, read by the parent after the child has executed or ended. MAP_SHARED: it must
  * reach the parent also where the child has a copy of the memory. */
@@ -183,8 +177,9 @@ static long execute(const struct launch *l, struct report *report)
     return sys5(SYS_execveat, l->exec_fd, "", l->argv, l->envp, AT_EMPTY_PATH);
 }
 
-static __attribute__((noreturn, used)) void child_main(struct child *c)
+static __attribute__((noreturn, used)) void child_main(void *child)
 {
+    struct child *c = child;
     uint32_t failed = 0;
     long err = 0;
     struct report *report = c->report;
@@ -197,6 +192,10 @@ static __attribute__((noreturn, used)) void child_main(struct child *c)
     }
     if (!err)
         err = run_steps(&c->state, &failed);
+    if (!err && c->launch->rendezvous) {
+        err = meet_tracer(c->launch->rendezvous);
+        failed = (uint32_t)STEP_TRACE;
+    }
     if (!err) {
         sys4(SYS_rt_sigprocmask, SIG_SETMASK, &c->state.mask, 0, sizeof c->state.mask);
         err = execute(c->launch, report);
@@ -209,46 +208,6 @@ static __attribute__((noreturn, used)) void child_main(struct child *c)
 }
 
 /* --- in the parent ------------------------------------------------------------------------------- */
-
-/* clone3 on a stack of the child's own. A C function cannot do it: after the call the child's stack is
- * empty, so nothing may be popped, and child_main is entered at once. */
-static long clone3_child(struct clone3_args *args, size_t size, struct child *c)
-{
-#if defined(__x86_64__)
-    long ret;
-    register struct child *arg __asm__("r12") = c;
-    __asm__ volatile("syscall\n\t"
-                     "testq %%rax, %%rax\n\t"
-                     "jnz 1f\n\t"
-                     "xorl %%ebp, %%ebp\n\t"
-                     "movq %%r12, %%rdi\n\t"
-                     "call *%[entry]\n\t"
-                     "ud2\n"
-                     "1:"
-                     : "=a"(ret)
-                     : "a"(SYS_clone3), "D"(args), "S"(size), "r"(arg), [entry] "r"(child_main)
-                     : "rcx", "r11", "memory");
-    return ret;
-#else
-    register long x8 __asm__("x8") = SYS_clone3;
-    register long x0 __asm__("x0") = (long)args;
-    register long x1 __asm__("x1") = (long)size;
-    register struct child *x9 __asm__("x9") = c;
-    register void (*x10)(struct child *) __asm__("x10") = child_main;
-    __asm__ volatile("svc 0\n\t"
-                     "cbnz x0, 1f\n\t"
-                     "mov x29, xzr\n\t"
-                     "mov x30, xzr\n\t"
-                     "mov x0, x9\n\t"
-                     "blr x10\n\t"
-                     "brk #1\n"
-                     "1:"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(x9), "r"(x10)
-                     : "memory");
-    return x0;
-#endif
-}
 
 /* The older call: five arguments, the stack's top, and 32 bits of flags with the exit signal. */
 static long clone_child(uint64_t flags, void *stack_top, int *pidfd, struct child *c)
@@ -318,7 +277,7 @@ static long start_clone3(struct launch *l, struct stage *s, struct child *c, int
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = (uint64_t)l->cgroup_fd;
     }
-    return clone3_child(&args, l->cgroup_fd >= 0 ? CLONE3_SIZE_5_7 : CLONE3_SIZE_5_3, c);
+    return clone3_onto(&args, l->cgroup_fd >= 0 ? CLONE3_SIZE_5_7 : CLONE3_SIZE_5_3, child_main, c);
 }
 
 static long start_clone(struct launch *l, struct stage *s, struct child *c, int *pidfd)

@@ -16,6 +16,8 @@
 
 #include "steps.h"
 
+struct rendezvous;
+
 /* What a launch asks for. */
 enum launch_flags {
     LAUNCH_COPY_MEMORY = 1, /* no CLONE_VM: some step would change the parent's memory descriptor */
@@ -28,6 +30,7 @@ enum launch_how {
     HOW_PIDFD_OPENED = 2,   /* the pidfd was opened for the unreaped child, not made at its birth */
     HOW_NAME_LOST = 4,      /* the named link could not be executed: the task name is the kernel's choice */
     HOW_COPIED_MEMORY = 8,
+    HOW_WARM = 32,
     HOW_RETRIED_BUSY = 16,  /* ETXTBSY once: another spawn's child held a writable copy of the file */
 };
 
@@ -36,6 +39,8 @@ enum launch_step {
     STEP_CGROUP = -2,
     STEP_CLONE = -3,
     STEP_PIDFD = -4,
+    STEP_TRACE = -5,
+    STEP_WARM = -6,
 };
 
 struct launch {
@@ -48,6 +53,7 @@ struct launch {
     const char *blob;
     int cgroup_fd;           /* -1: the parent's cgroup */
     uint32_t flags;
+    struct rendezvous *rendezvous; /* NULL; or who traces the child from before its exec */
 
     pid_t pid;
     int pidfd;

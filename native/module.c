@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "image.h"
+#include "proxy.h"
 #include "status.h"
 
 PyObject *raise_errno(int err)
@@ -104,11 +105,37 @@ static const struct constant constants[] = {
     {"STEP_PIDFD", STEP_PIDFD},
     {"LAUNCH_COPY_MEMORY", LAUNCH_COPY_MEMORY},
     {"LAUNCH_REPEATABLE", LAUNCH_REPEATABLE},
+    {"STEP_TRACE", STEP_TRACE},
+    {"STEP_WARM", STEP_WARM},
+    {"HOW_WARM", HOW_WARM},
     {"HOW_NO_CLONE3", HOW_NO_CLONE3},
     {"HOW_PIDFD_OPENED", HOW_PIDFD_OPENED},
     {"HOW_NAME_LOST", HOW_NAME_LOST},
     {"HOW_COPIED_MEMORY", HOW_COPIED_MEMORY},
     {"HOW_RETRIED_BUSY", HOW_RETRIED_BUSY},
+    {"WARM_STARTED", WARM_STARTED},
+    {"WARM_STEP_FAILED", WARM_STEP_FAILED},
+    {"WARM_LOST", WARM_LOST},
+    {"WARM_GONE", WARM_GONE},
+    {"WARM_FROZEN", WARM_FROZEN},
+    {"WARM_BARREN", WARM_BARREN},
+    {"WARM_BUSY", WARM_BUSY},
+    {"WARM_DRIFTED", WARM_DRIFTED},
+    {"WARM_STALE", WARM_STALE},
+    {"WARM_ENVIRONMENT", WARM_ENVIRONMENT},
+    {"WARM_TOO_LARGE", WARM_TOO_LARGE},
+    {"WARM_DESCRIPTOR", WARM_DESCRIPTOR},
+    {"WARM_WORN", WARM_WORN},
+    {"WARM_UNTRIED", WARM_OUTCOMES},
+    {"WARM_FDS", WARM_FDS},
+    {"WARM_FD_FIRST", WARM_FD_FIRST},
+    {"WARM_FD_LAST", WARM_FD_LAST},
+    {"WARM_FD_CONTROL", WARM_FD_CONTROL},
+    {"WARM_FD_OWNER", WARM_FD_OWNER},
+    {"WARM_FD_TAKEN", WARM_FD_TAKEN},
+    {"WARM_RANGES", WARM_RANGES},
+    {"WARM_MAGIC", (long)WARM_MAGIC},
+    {"PROXY_MEET", PROXY_MEET},
     {"LOST_CODE", LOST_CODE},
     {"IMAGE_READY", IMAGE_READY},
     {"IMAGE_FOREIGN", IMAGE_FOREIGN},
@@ -127,7 +154,11 @@ static const struct constant constants[] = {
 
 PyTypeObject *counts_type;
 PyTypeObject *process_type;
+PyTypeObject *proxy_type;
 PyTypeObject *steps_type;
+PyTypeObject *surroundings_type;
+PyTypeObject *warm_type;
+PyTypeObject *warm_plan_type;
 
 /* The module's reference keeps the type alive; `kept` gets one of its own. */
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **kept)
@@ -147,7 +178,9 @@ static int module_exec(PyObject *module)
             return -1;
     if (add_type(module, &image_spec, NULL) || add_type(module, &capture_spec, NULL) ||
         add_type(module, &counts_spec, &counts_type) || add_type(module, &process_spec, &process_type) ||
-        add_type(module, &steps_spec, &steps_type))
+        add_type(module, &steps_spec, &steps_type) || add_type(module, &proxy_spec, &proxy_type) ||
+        add_type(module, &surroundings_spec, &surroundings_type) || add_type(module, &warm_spec, &warm_type) ||
+        add_type(module, &warm_plan_spec, &warm_plan_type))
         return -1;
     int err = image_module_init();
     if (err) {

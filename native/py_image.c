@@ -240,18 +240,24 @@ static PyObject *image_py_launch(PyObject *self, PyObject *args)
 {
     struct image *image = &((ImageObject *)self)->image;
     PyObject *type, *counts, *argv, *env, *out = NULL;
-    PyObject *plan;
+    PyObject *plan, *warm = Py_None, *warm_plan = Py_None, *proxy = Py_None;
     const char *path;
     Py_ssize_t path_size;
     struct strings arg_strings, env_strings;
     int exec_fd, cgroup_fd, strict;
     unsigned flags;
 
-    if (!PyArg_ParseTuple(args, "O!O!OOO!z#iiIp", &PyType_Type, &type, counts_type, &counts, &argv, &env, steps_type,
-                          &plan, &path, &path_size, &exec_fd, &cgroup_fd, &flags, &strict))
+    if (!PyArg_ParseTuple(args, "O!O!OOO!z#iiIp|OOO", &PyType_Type, &type, counts_type, &counts, &argv, &env, steps_type,
+                          &plan, &path, &path_size, &exec_fd, &cgroup_fd, &flags, &strict, &warm,
+                          &warm_plan, &proxy))
         return NULL;
     if (!PyType_IsSubtype((PyTypeObject *)type, process_type)) {
         PyErr_SetString(PyExc_TypeError, "a child's type must be a subclass of Process");
+        return NULL;
+    }
+    if ((warm != Py_None && (Py_TYPE(warm) != warm_type || Py_TYPE(warm_plan) != warm_plan_type)) ||
+        (proxy != Py_None && Py_TYPE(proxy) != proxy_type)) {
+        PyErr_SetString(PyExc_TypeError, "a Warm goes with a WarmPlan, and a tracer is a Proxy");
         return NULL;
     }
     if (strings_from_argv(&arg_strings, argv))
@@ -261,9 +267,14 @@ static PyObject *image_py_launch(PyObject *self, PyObject *args)
         struct image_result result;
         struct launch l = {.path = path, .exec_fd = exec_fd, .argv = arg_strings.array, .envp = env_strings.array,
                            .cgroup_fd = cgroup_fd, .flags = flags, .pid = -1, .pidfd = -1};
+        struct warm_way way = {NULL, NULL};
         steps_of(plan, &l);
+        if (warm != Py_None)
+            way = (struct warm_way){warm_of(warm), warm_plan_of(warm_plan)};
+        if (proxy != Py_None)
+            l.rendezvous = rendezvous_of(proxy);
         Py_BEGIN_ALLOW_THREADS
-        image_launch(image, &l, strict, &result);
+        image_launch(image, &l, way, strict, &result);
         Py_END_ALLOW_THREADS
         if (result.status == IMAGE_READY) {
             process_born(process, &l, &result);

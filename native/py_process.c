@@ -15,7 +15,7 @@
 
 typedef struct {
     PyObject ob_base;
-    unsigned long long started, check_ns, launch_ns, life_ns;
+    unsigned long long started, warm, check_ns, launch_ns, life_ns;
 } CountsObject;
 
 static PyObject *counts_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -34,6 +34,7 @@ static void counts_dealloc(PyObject *self)
 
 static PyMemberDef counts_members[] = {
     {"started", T_ULONGLONG, offsetof(CountsObject, started), READONLY, "children started"},
+    {"warm", T_ULONGLONG, offsetof(CountsObject, warm), READONLY, "of them from a warm template"},
     {"check_ns", T_ULONGLONG, offsetof(CountsObject, check_ns), READONLY, "nanoseconds in revalidation"},
     {"launch_ns", T_ULONGLONG, offsetof(CountsObject, launch_ns), READONLY, "nanoseconds from clone to exec"},
     {"life_ns", T_ULONGLONG, offsetof(CountsObject, life_ns), READONLY, "nanoseconds that reaped children lived"},
@@ -64,6 +65,8 @@ typedef struct {
     struct ending ending;
     int64_t born_ns;
     unsigned how;
+    int warm; /* enum warm_outcome */
+    unsigned warm_detail;
     PyObject *counts;
     PyObject *on_end; /* called once it has been reaped; NULL */
 } ProcessObject;
@@ -85,6 +88,9 @@ void process_born(PyObject *self, const struct launch *l, const struct image_res
     p->pid = (int)l->pid;
     p->pidfd = l->pidfd;
     p->how = l->how;
+    p->warm = (int)r->warm;
+    p->warm_detail = r->warm_detail;
+    c->warm += l->how & HOW_WARM ? 1 : 0;
     p->born_ns = clock_ns();
     c->started++;
     c->check_ns += (unsigned long long)r->check_ns;
@@ -96,6 +102,12 @@ static PyObject *process_returncode(PyObject *self, void *closure)
     ProcessObject *p = (ProcessObject *)self;
     (void)closure;
     return p->ended ? PyLong_FromLong(p->ending.code) : Py_NewRef(Py_None);
+}
+
+static PyObject *process_temperature(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyUnicode_FromString(((ProcessObject *)self)->how & HOW_WARM ? "warm" : "cold");
 }
 
 static PyObject *process_usage(PyObject *self, void *closure)
@@ -265,12 +277,15 @@ static PyMemberDef process_members[] = {
     {"pid", T_INT, offsetof(ProcessObject, pid), READONLY, "the process's number"},
     {"pidfd", T_INT, offsetof(ProcessObject, pidfd), READONLY, "its pidfd; -1 once it has been reaped"},
     {"on_end", T_OBJECT, offsetof(ProcessObject, on_end), 0, "called without arguments once it has been reaped"},
+    {"warm", T_INT, offsetof(ProcessObject, warm), READONLY, "WARM_*: what became of asking a warm template"},
+    {"warm_detail", T_UINT, offsetof(ProcessObject, warm_detail), READONLY, "which drift, object or errno"},
     {"how", T_UINT, offsetof(ProcessObject, how), READONLY, "HOW_*: what its launch had to do without"},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef process_getset[] = {
     {"returncode", process_returncode, NULL, "exit status, or the negative of the signal; None until seen", NULL},
+    {"temperature", process_temperature, NULL, "\"cold\" or \"warm\": how it was started", NULL},
     {"usage", process_usage, NULL, "getrusage(2)'s fields as a tuple; None unless reaped here", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

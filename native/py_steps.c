@@ -10,6 +10,7 @@ typedef struct {
     const struct step *steps;
     uint32_t count;
     const char *blob;
+    size_t blob_bytes;
 } StepsObject;
 
 static int string_ends(const char *blob, Py_ssize_t size, uint64_t at)
@@ -44,6 +45,11 @@ void steps_of(PyObject *self, struct launch *l)
     l->blob = s->blob;
 }
 
+size_t blob_bytes_of(PyObject *self)
+{
+    return ((StepsObject *)self)->blob_bytes;
+}
+
 static void steps_dealloc(PyObject *self)
 {
     StepsObject *s = (StepsObject *)self;
@@ -74,6 +80,7 @@ static PyObject *steps_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         self->steps = first;
         self->count = (uint32_t)count;
         self->blob = PyBytes_AsString(blob);
+        self->blob_bytes = (size_t)PyBytes_Size(blob);
     }
     return (PyObject *)self;
 }

@@ -10,6 +10,7 @@ Refusal: TypeAlias = tuple[int, int, int, int, int]
 
 class Counts:
     started: int
+    warm: int
     check_ns: int
     launch_ns: int
     life_ns: int
@@ -18,6 +19,10 @@ class Process:
     pid: int
     pidfd: int
     how: int
+    warm: int
+    warm_detail: int
+    @property
+    def temperature(self) -> str: ...
     @property
     def returncode(self) -> int | None: ...
     @property
@@ -35,6 +40,53 @@ class Steps:
     def __new__(cls, steps: bytes, blob: bytes, /) -> Steps: ...
 
 @final
+class WarmPlan:
+    def __new__(
+        cls,
+        steps: Steps,
+        flags: int,
+        sources: Sequence[int],
+        targets: Sequence[int],
+        kept: Sequence[int],
+        may_block: bool,
+        repeatable: bool,
+        /,
+    ) -> WarmPlan: ...
+
+@final
+class Surroundings:
+    def __new__(cls) -> Surroundings: ...
+    def differ(self, other: Surroundings, /) -> int: ...
+
+@final
+class Proxy:
+    def __new__(cls) -> Proxy: ...
+    def meet(self, options: int, /) -> None: ...
+    def result(self) -> int: ...
+    def call(self, number: int, *arguments: object) -> int: ...
+    def close(self) -> None: ...
+
+@final
+class Warm:
+    def __new__(
+        cls,
+        socket: int,
+        peer_inode: int,
+        pid: int,
+        pidfd: int,
+        surroundings: Surroundings,
+        objects: list[tuple[bytes, tuple[int, ...] | None]],
+        environment: list[bytes],
+        whole: bool,
+        variables: list[bytes],
+        rotate_after: int,
+        max_age_ns: int,
+        /,
+    ) -> Warm: ...
+    def close(self) -> None: ...
+    def facts(self) -> tuple[int, int, int, int, int]: ...
+
+@final
 class Image:
     def __new__(cls, files: list[tuple[bytes | None, int]], executed: int, lease: bool, /) -> Image: ...
     def check(self) -> Refusal | None: ...
@@ -50,6 +102,9 @@ class Image:
         cgroup_fd: int,
         flags: int,
         strict: bool,
+        warm: Warm | None = None,
+        warm_plan: WarmPlan | None = None,
+        proxy: Proxy | None = None,
         /,
     ) -> _P | Refusal: ...
     def key(self, index: int, /) -> tuple[int, int, int, int, int, int, int, int, int, int]: ...
@@ -112,6 +167,32 @@ HOW_NAME_LOST: int
 HOW_COPIED_MEMORY: int
 HOW_RETRIED_BUSY: int
 LOST_CODE: int
+HOW_WARM: int
+STEP_TRACE: int
+STEP_WARM: int
+WARM_STARTED: int
+WARM_STEP_FAILED: int
+WARM_LOST: int
+WARM_GONE: int
+WARM_FROZEN: int
+WARM_BARREN: int
+WARM_BUSY: int
+WARM_DRIFTED: int
+WARM_STALE: int
+WARM_ENVIRONMENT: int
+WARM_TOO_LARGE: int
+WARM_DESCRIPTOR: int
+WARM_WORN: int
+WARM_UNTRIED: int
+WARM_FDS: int
+WARM_FD_FIRST: int
+WARM_FD_LAST: int
+WARM_FD_CONTROL: int
+WARM_FD_OWNER: int
+WARM_FD_TAKEN: int
+WARM_RANGES: int
+WARM_MAGIC: int
+PROXY_MEET: int
 IMAGE_READY: int
 IMAGE_FOREIGN: int
 IMAGE_UNAUTHORIZED: int

@@ -7,7 +7,7 @@ need no second vocabulary.
 import errno
 import os
 
-__all__ = ["InvalidArgument", "StaleTemplate", "TooManyActions", "UnholdableProgram", "UnsupportedPlatform"]
+__all__ = ["ElfError", "InvalidArgument", "StaleTemplate", "TooManyActions", "UnholdableProgram", "UnsupportedPlatform"]
 
 
 class UnsupportedPlatform(ImportError):
@@ -57,3 +57,10 @@ class UnholdableProgram(OSError):
 
     def __init__(self, program: str | int, why: str) -> None:
         super().__init__(errno.ENOEXEC, f"cannot be held: {why}; start it through subprocess", str(program))
+
+
+class ElfError(ValueError):
+    """A file that is no ELF object, or a malformed one."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}" if name else why)

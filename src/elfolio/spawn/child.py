@@ -41,7 +41,6 @@ class Child(_native.Process):
     """
 
     args: list[str | bytes]
-    temperature = "cold"
     stdin: IO[bytes] | None = None
     stdout: IO[bytes] | None = None
     stderr: IO[bytes] | None = None

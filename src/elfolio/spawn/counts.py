@@ -66,7 +66,7 @@ class ProgramCounts(_native.Counts):
         with self._lock:
             return ProgramStats(
                 spawns=self.started,
-                by_temperature={"cold": self.started},
+                by_temperature=_nonzero({"cold": self.started - self.warm, "warm": self.warm}),
                 fallbacks=dict(self._fallbacks),
                 failures=dict(self._failures),
                 stale_rebuilds=self._rebuilds,
@@ -74,6 +74,10 @@ class ProgramCounts(_native.Counts):
                 launch_ns=self.launch_ns,
                 life_ns=self.life_ns,
             )
+
+
+def _nonzero(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def counts_for(program: str) -> ProgramCounts:

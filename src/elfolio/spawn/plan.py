@@ -27,7 +27,10 @@ from elfolio.spawn.actions import (
 )
 from elfolio.spawn.options import Options
 
-__all__ = ["INHERITED", "NULL_DEVICE", "Plan", "compile_plan", "overwritten", "plain_plans"]
+__all__ = [
+    *("INHERITED", "NULL_DEVICE", "Builder", "Plan", "WarmSide", "compile_plan", "overwritten", "plain_plans"),
+    *("surviving", "unsent_steps"),
+]
 
 INHERITED = -1
 """A standard stream of the child that is the parent's."""
@@ -55,6 +58,15 @@ _CLOSE_ALL = _STEP.pack(_native.OP_CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC, 3, -1, 0, 
 
 
 @dataclass(frozen=True, slots=True)
+class WarmSide:
+    """What a plan is for a child of a warm template; None with the reason where such a child can only be cold."""
+
+    native: _native.WarmPlan | None
+    labels: tuple[str | tuple[int, Action], ...] = ()
+    reason: str = ""
+
+
+@dataclass(slots=True)
 class Plan:
     """The compiled steps of one spawn."""
 
@@ -62,10 +74,12 @@ class Plan:
     flags: int
     labels: tuple[str | tuple[int, Action], ...]
     """For each step the keyword, or the index and the action, that it comes from."""
+    side: WarmSide | None = None
+    """Filled in when first asked for (`elfolio.spawn.warmplan`)."""
 
-    def failure(self, step: int, errno: int, options: Options) -> OSError:
+    def failure(self, step: int, errno: int, options: Options, *, warm: bool = False) -> OSError:
         """The error for a step that failed in the child with `errno`."""
-        label = self.labels[step]
+        label = (self.side.labels if warm and self.side is not None else self.labels)[step]
         reason = os.strerror(errno)
         if label == "cwd":
             return OSError(errno, reason, options.cwd)
@@ -75,7 +89,7 @@ class Plan:
         return OSError(errno, f"action {index}, {action!r}: {reason}")
 
 
-class _Builder:
+class Builder:
     """Collects steps, the bytes they refer to, and where they come from."""
 
     def __init__(self) -> None:
@@ -106,6 +120,10 @@ class _Builder:
         if b"\0" in encoded:
             raise ValueError("embedded null byte")
         return self.data(encoded + b"\0")
+
+    def steps_object(self) -> _native.Steps:
+        """What the C core takes."""
+        return _native.Steps(b"".join(self.steps), bytes(self.blob))
 
     def open(
         self,
@@ -153,7 +171,7 @@ def overwritten(actions: Iterable[Action]) -> set[int]:
 
 
 def _compile(options: Options, streams: tuple[int, int, int], passed: int, executed: int) -> Plan:
-    b = _Builder()
+    b = Builder()
     kept = {fd for fd in options.pass_fds if fd > 2}
     own = {fd for fd in (passed, executed) if fd > 2}
     _streams(b, streams)
@@ -161,7 +179,7 @@ def _compile(options: Options, streams: tuple[int, int, int], passed: int, execu
     for index, action in enumerate(options.actions):
         _action(b, index, action, own)
     if not options.inherit_fds:
-        survivors = kept if options.close_targets else _surviving(kept, options.actions)
+        survivors = kept if options.close_targets else surviving(kept, options.actions)
         _close_others(b, survivors | ({passed} & own))
     _authority(b, options)
     if options.pdeathsig:
@@ -171,10 +189,20 @@ def _compile(options: Options, streams: tuple[int, int, int], passed: int, execu
     flags = _native.LAUNCH_COPY_MEMORY if options.needs_memory_copy else 0
     # An action may do a thing that cannot be done twice, such as making a file.
     flags |= 0 if options.actions else _native.LAUNCH_REPEATABLE
-    return Plan(_native.Steps(b"".join(b.steps), bytes(b.blob)), flags, tuple(b.labels))
+    return Plan(b.steps_object(), flags, tuple(b.labels))
 
 
-def _streams(b: _Builder, streams: tuple[int, int, int]) -> None:
+def unsent_steps(b: Builder, options: Options, own: set[int]) -> None:
+    """The steps of a child whose descriptors have been sent to it: all but for streams and closing."""
+    _placement(b, options, {fd for fd in options.pass_fds if fd > 2})
+    for index, action in enumerate(options.actions):
+        _action(b, index, action, own)
+    _authority(b, options)
+    if options.restore_signals:
+        b.packed("restore_signals", _RESTORED)
+
+
+def _streams(b: Builder, streams: tuple[int, int, int]) -> None:
     """dup2 onto 0, 1, 2. One of the sources may itself be 0, 1 or 2 and be overwritten before its turn (a host
     that has closed its own streams gets such pipes), so those are set aside first."""
     names = ("stdin", "stdout", "stderr")
@@ -193,7 +221,7 @@ def _streams(b: _Builder, streams: tuple[int, int, int]) -> None:
             b.add(names[target], _native.OP_DUP2, fd=source, newfd=target)
 
 
-def _placement(b: _Builder, options: Options, kept: set[int]) -> None:
+def _placement(b: Builder, options: Options, kept: set[int]) -> None:
     for fd in sorted(kept):
         b.add("pass_fds", _native.OP_KEEP, fd=fd)
     if options.cwd is not None:
@@ -225,7 +253,7 @@ def _affinity(cpus: Iterable[int]) -> bytes:
     return bits.to_bytes(max(8, (bits.bit_length() + 63) // 64 * 8), "little")
 
 
-def _action(b: _Builder, index: int, action: Action, own: set[int]) -> None:
+def _action(b: Builder, index: int, action: Action, own: set[int]) -> None:
     label = (index, action)
     match action:
         case Close():
@@ -250,7 +278,7 @@ def _action(b: _Builder, index: int, action: Action, own: set[int]) -> None:
             b.add(label, _native.OP_SIGDEFAULT, arg=_signal_bits(action.signals))
 
 
-def _surviving(kept: set[int], actions: Iterable[Action]) -> set[int]:
+def surviving(kept: set[int], actions: Iterable[Action]) -> set[int]:
     """The descriptors from 3 up that the program is meant to have, after the actions."""
     kept = set(kept)
     for action in actions:
@@ -277,7 +305,7 @@ def _around(first: int, last: int, holes: set[int]) -> Iterator[tuple[int, int]]
         yield first, last
 
 
-def _close_others(b: _Builder, kept: set[int]) -> None:
+def _close_others(b: Builder, kept: set[int]) -> None:
     """Marks what lies between the kept descriptors close-on-exec: exec then closes it, and the pinned file,
     which is one of them, stays open until it has been executed."""
     if not kept:
@@ -287,7 +315,7 @@ def _close_others(b: _Builder, kept: set[int]) -> None:
         b.add("pass_fds", _native.OP_CLOSE_RANGE, flags=_CLOSE_RANGE_CLOEXEC, fd=first, newfd=last)
 
 
-def _authority(b: _Builder, options: Options) -> None:
+def _authority(b: Builder, options: Options) -> None:
     for resource, (soft, hard) in (options.rlimits or {}).items():
         b.add("rlimits", _native.OP_RLIMIT, fd=resource, arg=soft & _RLIM_INFINITY, arg2=hard & _RLIM_INFINITY)
     if options.extra_groups is not None:

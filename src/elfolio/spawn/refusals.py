@@ -48,7 +48,9 @@ def refusal_error(
         return OSError(error, f"cgroup: {os.strerror(error)}")
     if failed == _native.STEP_EXEC or plan is None or options is None:
         return OSError(error, os.strerror(error), target)
-    return plan.failure(failed, error, options)
+    if failed == _native.STEP_WARM:
+        return OSError(error, "the template's process died in mid-spawn; what the actions had done by then is done")
+    return plan.failure(failed, error, options, warm=index < 0)
 
 
 def _authority_error(target: str | int, detail: int, error: int) -> OSError:

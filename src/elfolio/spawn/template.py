@@ -21,6 +21,8 @@ from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
 from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Plan, compile_plan, overwritten, plain_plans
 from elfolio.spawn.refusals import foreign_error, refusal_error
 from elfolio.spawn.streams import Streams, StreamTarget
+from elfolio.spawn.thermostat import Temperature, Thermostat
+from elfolio.spawn.warmplan import warm_side
 
 if TYPE_CHECKING:
     from elfolio.spawn.aio import AsyncChild
@@ -34,6 +36,12 @@ _REBUILDS = 16
 """How often one spawn follows a file that keeps changing, before it is stale for good."""
 _PLAIN_STREAMS = (NULL_DEVICE, INHERITED, INHERITED)
 _PLAIN = compile_plan(NO_OPTIONS, _PLAIN_STREAMS)
+_PLAIN_WARM = warm_side(_PLAIN, NO_OPTIONS, _PLAIN_STREAMS).native
+ROTATE_AFTER = 1000
+"""Children of one template's process, all of which have its address-space layout."""
+MAX_AGE = 600.0
+"""Seconds that such a process lives."""
+MAX_AGE_EVER = 1e9
 
 _DOINGS = (
     (_native.HOW_NO_CLONE3, "clone3 missing or refused"),
@@ -47,7 +55,11 @@ _DOINGS = (
 class SpawnTemplate:
     """One executable, pinned, from which children are spawned.
 
-    `target` is an absolute path or an open descriptor. `temperature`: "cold" (the only one yet). `audit`:
+    `target` is an absolute path or an open descriptor. `temperature`: "cold" executes the program at every
+    start; "warm" forks from a process of it that stands before `main`, where that is the same (docs/warm.md);
+    "auto" is cold until a program has been started often enough for warm to pay. A child of a warm one shares its
+    address-space layout with its siblings: after `rotate_after` of them or `max_age` seconds the process is
+    replaced. `audit`:
     "descriptor" executes the pinned descriptor; "strict" executes the path, so that AT_EXECFN and audit rules
     on execve are exact, and asks the child afterwards what it runs. `rebuild`: on a changed file, hold the new
     one instead of raising StaleTemplate. `lease`: hold off in-place writers from the check until exec, where
@@ -64,13 +76,17 @@ class SpawnTemplate:
         self,
         target: StrPath | int,
         *,
-        temperature: Literal["cold"] = "cold",
+        temperature: Temperature = "auto",
         audit: Audit = "descriptor",
         rebuild: bool = False,
         lease: bool = True,
+        rotate_after: int = ROTATE_AFTER,
+        max_age: float = MAX_AGE,
     ) -> None:
-        if temperature != "cold":
-            raise InvalidArgument(f"temperature must be 'cold', not {temperature!r}")
+        if temperature not in ("auto", "warm", "cold"):
+            raise InvalidArgument(f"temperature must be 'auto', 'warm' or 'cold', not {temperature!r}")
+        if rotate_after < 1 or not 0 < max_age < MAX_AGE_EVER:
+            raise InvalidArgument(f"rotate_after={rotate_after} and max_age={max_age} must be above 0")
         if audit not in ("descriptor", "strict"):
             raise InvalidArgument(f"audit must be 'descriptor' or 'strict', not {audit!r}")
         if audit == "strict" and isinstance(target, int):
@@ -83,10 +99,13 @@ class SpawnTemplate:
         self._held: Held | None = None
         self._foreign = False
         self._counts: ProgramCounts = counts_for(str(self.target))
+        self._heat = Thermostat(temperature if audit != "strict" else "cold", self._counts, rotate_after, max_age)
         self._held = hold(self.target, lease=lease, by_path=audit == "strict")
         if isinstance(self.target, int):
             # The caller may close the descriptor given: what is pinned is a copy.
-            self._counts = counts_for(self._held.name)
+            self._counts = self._heat.counts = counts_for(self._held.name)
+        if self._held.prefix:
+            self._heat.forbid("script")
 
     def __repr__(self) -> str:
         return f"<SpawnTemplate {self.target!r} {self.temperature}{'' if self._held else ' closed'}>"
@@ -110,6 +129,7 @@ class SpawnTemplate:
     def close(self) -> None:
         """Lets go of the files. Children live on; a spawn afterwards raises ValueError."""
         held, self._held = self._held, None
+        self._heat.cool()
         if held is not None:
             names.unlink_for(held.exec_fd)
 
@@ -152,9 +172,13 @@ class SpawnTemplate:
         # The plain way stands here by itself. A start is counted in microseconds, and before the clone each call
         # costs one: when a process has just run, Python's own code is no longer in the caches. What comes after
         # it is free, because the child is busy starting meanwhile.
+        heat = self._heat
+        if heat.warm is None and heat.due():
+            self._kindle(argv[0], None)
         outcome = held.image.launch(
-            Child, self._counts, argv, None, _PLAIN.steps, None, held.exec_fd, -1, _PLAIN.flags, False
-        )
+            Child, self._counts, argv, None, _PLAIN.steps, None, held.exec_fd, -1, _PLAIN.flags, False, heat.warm,
+            _PLAIN_WARM,
+        )  # fmt: skip
         return self._started(outcome, held, _PLAIN, argv, NO_OPTIONS, _PLAIN_STREAMS)
 
     def _spawn(self, argv: Arguments, streams: Streams, options: Options) -> Child:
@@ -211,9 +235,11 @@ class SpawnTemplate:
         held = self._held or self._current()
         if held.direct and options.plain:
             plan = plain_plans.get(streams) or compile_plan(options, streams)
+            warm, warm_plan = self._warmed(argv, options, streams, plan)
             outcome = held.image.launch(
-                Child, self._counts, argv, options.environment, plan.steps, None, held.exec_fd, -1, plan.flags, False
-            )
+                Child, self._counts, argv, options.environment, plan.steps, None, held.exec_fd, -1, plan.flags, False,
+                warm, warm_plan,
+            )  # fmt: skip
         else:
             plan, outcome = self._start(held, argv, options, streams, script)
         return self._started(outcome, held, plan, argv, options, streams, script, rebuilds)
@@ -234,15 +260,25 @@ class SpawnTemplate:
             if outcome[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
                 return self.launch(argv, options, streams, script, rebuilds - 1)
             error = refusal_error(self.target, held.files, outcome, plan, options)
+            if outcome[2] < 0:
+                self._heat.learn_failure(outcome[4])
             self._counts.failed(type(error).__name__)
             raise error
+        if outcome.warm != _native.WARM_UNTRIED:
+            self._heat.learn(outcome.warm, outcome.warm_detail)
         if outcome.how:
             self._counts.fell_back(reason for bit, reason in _DOINGS if outcome.how & bit)
         outcome.args = list(argv)
         return outcome
 
     def _start(
-        self, held: Held, argv: Arguments, options: Options, streams: tuple[int, int, int], script: str | None
+        self,
+        held: Held,
+        argv: Arguments,
+        options: Options,
+        streams: tuple[int, int, int],
+        script: str | None,
+        proxy: "_native.Proxy | None" = None,
     ) -> "tuple[Plan, Child | _native.Refusal]":
         """A launch with all that can be asked for."""
         with ExitStack() as stack:
@@ -258,6 +294,7 @@ class SpawnTemplate:
                 passed = _elsewhere(passed, taken, stack)
                 script = f"/dev/fd/{passed}"
             plan = compile_plan(options, streams, passed, fd)
+            warm, warm_plan = (None, None) if proxy is not None else self._warmed(argv, options, streams, plan)
             child = held.image.launch(
                 Child,
                 self._counts,
@@ -269,6 +306,9 @@ class SpawnTemplate:
                 cgroup_fd,
                 plan.flags,
                 self.audit == "strict",
+                warm,
+                warm_plan,
+                proxy,
             )
         if isinstance(child, Child):
             child.leads = options.start_new_session or options.process_group == 0
@@ -293,6 +333,33 @@ class SpawnTemplate:
         link = names.link_for(fd, held.name)
         return (None if link is None else os.fsencode(link)), fd
 
+    def _warmed(
+        self, argv: Arguments, options: Options, streams: tuple[int, int, int], plan: Plan
+    ) -> "tuple[_native.Warm | None, _native.WarmPlan | None]":
+        """The process to ask, and what to send to it; None and None: a cold start."""
+        heat = self._heat
+        if heat.warm is None:
+            if not heat.due():
+                return None, None
+            self._kindle(argv[0], options.environment)
+            if heat.warm is None:
+                return None, None
+        side = warm_side(plan, options, streams)
+        if side.native is None:
+            heat.refuse(side.reason)
+            return None, None
+        return heat.warm, side.native
+
+    def _kindle(self, name: str | bytes, environment: object) -> None:
+        """Starts the process that warm children are forked from."""
+        held = self._current()
+
+        def launch(argv: list[str | bytes], options: Options, proxy: _native.Proxy) -> "Child | _native.Refusal":
+            options.__dict__["environment"] = environment
+            return self._start(held, argv, options, (NULL_DEVICE,) * 3, None, proxy)[1]
+
+        self._heat.kindle(held.exec_fd, launch, name)
+
     def _current(self) -> Held:
         if self._foreign:
             raise foreign_error(self.target)
@@ -316,6 +383,7 @@ def _refusing(target: str | int) -> SpawnTemplate:
     template = object.__new__(SpawnTemplate)
     template.target = target
     template.temperature = "cold"
+    template._heat = Thermostat("cold", counts_for(str(target)), 1, 1.0)
     template._held = None
     template._foreign = True
     return template

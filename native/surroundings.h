@@ -1,0 +1,69 @@
+/* surroundings: what a child inherits and a program sees, beyond what a launch sets: held at one time, compared later.
+ *
+ * In: the calling thread and its process. Out: a snapshot; which part of it is no longer so.
+ *
+ * A warm template was born into the surroundings of one moment and keeps them. A spawn at another moment is served by it
+ * only if they are still the same, or are among those that a request carries along (working directory, umask, ignored
+ * signals, signal mask, process group).
+ */
+#ifndef ELFOLIO_SURROUNDINGS_H
+#define ELFOLIO_SURROUNDINGS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What differs; the words for them are elfolio.spawn.reasons'. */
+enum drift {
+    DRIFT_NONE,
+    DRIFT_UNREADABLE, /* something cannot be read: /proc is not there, or not ours */
+    DRIFT_ROOT,
+    DRIFT_LIMITS,
+    DRIFT_SCHEDULING,
+    DRIFT_AFFINITY,
+    DRIFT_IOPRIO,
+    DRIFT_TIMER_SLACK,
+    DRIFT_OOM_SCORE,
+    DRIFT_MEMORY_POLICY,
+    DRIFT_COREDUMP_FILTER,
+    DRIFT_MEMORY_FLAGS, /* THP, KSM */
+    DRIFT_PERSONALITY,
+    DRIFT_KEYRINGS,
+    DRIFT_CGROUP,
+    DRIFT_NAMESPACES,
+    DRIFT_SESSION,
+    DRIFT_TERMINAL,
+    DRIFT_SECCOMP,
+    DRIFT_CONFINED, /* Landlock or a user namespace: the template cannot be looked at any more */
+    DRIFT_COUNT
+};
+
+struct text {
+    char bytes[1536];
+    int length;
+};
+
+/* Of one thread at one moment. */
+struct surroundings {
+    /* carried along by a request */
+    uint64_t cwd[3]; /* device, inode, mount */
+    uint64_t ignored;
+    int umask, group;
+    /* compared */
+    uint64_t root[3];
+    uint64_t attr[7];
+    uint64_t affinity[16];
+    uint64_t nodes[16];
+    uint64_t namespaces[8];
+    int policy, ioprio, timer_slack, personality, keyring, session, terminal, thp, merge, seccomp, filters;
+    char cpus_and_nodes[640]; /* of the status file: what a cpuset allows */
+    struct text limits, cgroup, oom_score, coredump_filter;
+    int confined;
+};
+
+/* 0 or an errno. `with_namespaces`: whether the caller may change them at all (CAP_SYS_ADMIN). */
+int surroundings_read(struct surroundings *s, int template_pid);
+enum drift surroundings_differ(const struct surroundings *a, const struct surroundings *b);
+/* In a forked child: the descriptors kept are of the parent's /proc files. */
+void surroundings_after_fork(void);
+
+#endif

@@ -1,0 +1,410 @@
+/* stub: what runs inside a warm template, and in each of its children up to the program's first instruction.
+ *
+ * In: a struct setup, written into it by the template's owner; requests on a socket.
+ * Out: children of the *owner* (CLONE_PARENT) that stand at the program's entry as the kernel and the dynamic linker
+ * would have left them, with the request's arguments, environment, descriptors and state.
+ *
+ * It has no C library: it is copied into a stranger's address space as it is, so nothing in it may need a
+ * relocation, thread-local storage or a stack canary. A child ends by unmapping it.
+ */
+#define _GNU_SOURCE
+#include "protocol.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#include "../steps.h"
+#include "../sys.h"
+
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x00001000
+#endif
+#ifndef PR_SET_MM_MAP
+#define PR_SET_MM 35
+#define PR_SET_MM_MAP 14
+#endif
+
+struct setup setup __attribute__((visibility("default"), section(".data")));
+
+static struct {
+    struct request request;
+    char rest[WARM_MESSAGE];
+} message __attribute__((aligned(4096)));
+
+/* Its own: the program's is being built meanwhile. */
+char stub_stack[16384] __attribute__((visibility("default"), aligned(16)));
+
+union control {
+    struct cmsghdr head;
+    char bytes[CMSG_SPACE(WARM_FDS * sizeof(int))];
+};
+
+static inline void *at(uint64_t address)
+{
+    return (void *)address;
+}
+
+/* The compiler may turn a loop into a call of these; there is no library to call. */
+__attribute__((used)) void *memcpy(void *to, const void *from, size_t n)
+{
+    char *t = to;
+    const char *f = from;
+#if defined(__x86_64__)
+    __asm__ volatile("rep movsb" : "+D"(t), "+S"(f), "+c"(n) : : "memory");
+#else
+    while (n--)
+        *t++ = *f++;
+#endif
+    return to;
+}
+
+__attribute__((used)) void *memset(void *to, int byte, size_t n)
+{
+    char *t = to;
+#if defined(__x86_64__)
+    __asm__ volatile("rep stosb" : "+D"(t), "+c"(n) : "a"(byte) : "memory");
+#else
+    while (n--)
+        *t++ = (char)byte;
+#endif
+    return to;
+}
+
+static __attribute__((noreturn)) void leave(int code)
+{
+    for (;;)
+        sys1(SYS_exit_group, code);
+}
+
+static long say(uint32_t kind, int pid, int failed, long error, int fd)
+{
+    struct reply reply = {kind, pid, failed, (int32_t)error};
+    struct iovec iov = {&reply, sizeof reply};
+    union control control;
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        m.msg_control = control.bytes;
+        m.msg_controllen = CMSG_SPACE(sizeof fd);
+        control.head.cmsg_level = SOL_SOCKET;
+        control.head.cmsg_type = SCM_RIGHTS;
+        control.head.cmsg_len = CMSG_LEN(sizeof fd);
+        *(int *)CMSG_DATA(&control.head) = fd;
+    }
+    return sys3(SYS_sendmsg, WARM_FD_CONTROL, &m, MSG_NOSIGNAL);
+}
+
+/* --- the child: from a request to the program's entry ---------------------------------------------- */
+
+static __attribute__((noreturn)) void fail(int step, long error)
+{
+    say(REPLY_FAILED, (int)sys0(SYS_getpid), step, -error, -1);
+    leave(127);
+}
+
+static int take_request(int fds[WARM_FDS])
+{
+    union control control;
+    struct iovec iov = {&message, sizeof message};
+    struct msghdr m = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    long got = sys3(SYS_recvmsg, WARM_FD_CONTROL, &m, 0);
+    if (got <= 0)
+        leave(0); /* the owner has gone, or let go of this template */
+    const struct request *r = &message.request;
+    uint64_t rest = (uint64_t)got - sizeof *r;
+    if ((uint64_t)got < sizeof *r || r->magic != WARM_MAGIC || m.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
+        rest != r->step_count * sizeof(struct step) + r->blob_bytes + r->string_bytes)
+        fail(WARM_STEP_REQUEST, -EINVAL);
+    uint64_t one = 1;
+    sys3(SYS_write, WARM_FD_TAKEN, &one, sizeof one); /* the next one may be born */
+    int count = 0;
+    if (m.msg_controllen >= CMSG_LEN(0) && control.head.cmsg_type == SCM_RIGHTS) {
+        count = (int)((control.head.cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(&control.head), (size_t)count * sizeof(int));
+    }
+    if ((uint32_t)count != r->fd_count)
+        fail(WARM_STEP_REQUEST, -EBADF);
+    return count;
+}
+
+/* Received descriptors have the lowest numbers that were free, which may be others' targets: those move above
+ * all of them first. */
+static void place(const struct request *r, int fds[WARM_FDS], int count)
+{
+    int highest = 2;
+    for (int i = 0; i < count; i++)
+        highest = r->target[i] > highest ? r->target[i] : highest;
+    for (int i = 0; i < count; i++) {
+        int wanted = 0;
+        for (int k = 0; k < count; k++)
+            wanted |= k != i && r->target[k] == fds[i];
+        if (!wanted || r->target[i] == fds[i])
+            continue;
+        long moved = sys3(SYS_fcntl, fds[i], F_DUPFD, highest + 1);
+        if (moved < 0)
+            fail(WARM_STEP_STREAMS, moved);
+        sys1(SYS_close, fds[i]);
+        fds[i] = (int)moved;
+    }
+    for (int i = 0; i < count; i++) {
+        if (r->target[i] < 0 || r->target[i] == fds[i])
+            continue;
+        long err = sys3(SYS_dup3, fds[i], r->target[i], 0);
+        if (err < 0)
+            fail(WARM_STEP_STREAMS, err);
+        sys1(SYS_close, fds[i]);
+    }
+    for (int fd = 0; fd < 3; fd++) {
+        if (r->flags & (REQUEST_NULL_0 << fd)) {
+            /* Opened afresh: who shares an open file shares its status flags. The first one is ready. */
+            int opened = fd ? (int)sys4(SYS_openat, AT_FDCWD, "/dev/null", O_WRONLY | O_CLOEXEC, 0) : WARM_FD_NULL;
+            long err = opened < 0 ? opened : sys3(SYS_dup3, opened, fd, 0);
+            if (err < 0)
+                fail(WARM_STEP_STREAMS, err);
+            if (fd)
+                sys1(SYS_close, opened);
+        } else if (r->flags & (REQUEST_CLOSED_0 << fd)) {
+            sys1(SYS_close, fd);
+        }
+    }
+}
+
+struct signal_action {
+    uint64_t handler, flags, restorer, mask;
+};
+
+/* Dispositions as an exec would have left them: what the owner ignores is ignored. A handler that a library's
+ * constructor has set stays. */
+static void set_ignored(uint64_t wanted)
+{
+    uint64_t differs = wanted ^ setup.ignored;
+    for (int sig = 1; differs && sig <= 64; sig++) {
+        struct signal_action action = {0};
+        uint64_t bit = 1ULL << (sig - 1);
+        if (!(differs & bit))
+            continue;
+        differs &= ~bit;
+        if (sys4(SYS_rt_sigaction, sig, 0, &action, 8) < 0 || action.handler > 1)
+            continue;
+        action = (struct signal_action){.handler = wanted & bit ? 1 : 0};
+        sys4(SYS_rt_sigaction, sig, &action, 0, 8);
+    }
+}
+
+/* What waits for a signal was waiting before there was a program for it. */
+static void drop_pending(void)
+{
+    uint64_t all = ~0ULL;
+    struct timespec zero = {0, 0};
+    while (sys4(SYS_rt_sigtimedwait, &all, 0, &zero, 8) > 0)
+        ;
+}
+
+static void close_others(const struct request *r)
+{
+    int first = 0;
+    for (uint32_t i = 0; i <= r->kept_count && i < WARM_FDS; i++) {
+        int next = i < r->kept_count ? r->kept[i] : INT32_MAX;
+        /* The control socket goes last: the reply is still to be sent. */
+        if (first <= WARM_FD_CONTROL && WARM_FD_CONTROL < next) {
+            if (first < WARM_FD_CONTROL)
+                sys3(SYS_close_range, first, WARM_FD_CONTROL - 1, 0);
+            first = WARM_FD_CONTROL + 1;
+        }
+        if (first < next)
+            sys3(SYS_close_range, first, next == INT32_MAX ? ~0U : (unsigned)next - 1, 0);
+        first = next + 1;
+        if (next == INT32_MAX)
+            break;
+    }
+}
+
+static char *end_of(char *s)
+{
+    while (*s)
+        s++;
+    return s + 1;
+}
+
+/* The initial stack as the kernel builds it (fs/binfmt_elf.c, create_elf_tables): argc, argv, envp, the auxiliary
+ * vector, and above them the strings. It stands below the template's own, which constructors may have kept
+ * pointers to. The C library's pointer to the vector keeps its value: what programs find behind envp is a copy. */
+static uint64_t build_stack(const struct request *r, const char *strings, struct mm_map *map)
+{
+    char *top = (char *)at(setup.stack) - r->string_bytes;
+    uint64_t words = 1 + (uint64_t)r->argc + 1 + r->envc + 1;
+    uint64_t *first = (uint64_t *)(((uint64_t)top - words * 8 - setup.auxv_bytes) & ~15ULL), *word = first;
+    memcpy(top, strings, r->string_bytes);
+    *word++ = r->argc;
+    uint64_t *argv = word;
+    map->arg_start = (uint64_t)top;
+    for (uint32_t i = 0; i < r->argc; i++, top = end_of(top))
+        *word++ = (uint64_t)top;
+    *word++ = 0;
+    map->arg_end = map->env_start = (uint64_t)top;
+    uint64_t *envp = word;
+    for (uint32_t i = 0; i < r->envc; i++, top = end_of(top))
+        *word++ = (uint64_t)top;
+    *word++ = 0;
+    map->env_end = (uint64_t)top;
+    map->start_stack = (uint64_t)first;
+    memcpy(word, at(setup.auxv), setup.auxv_bytes);
+    *(uint64_t **)at(setup.environ) = envp;
+    if (setup.libc_argv) {
+        *(uint64_t **)at(setup.libc_argv) = argv;
+        *(int *)at(setup.libc_argc) = (int)r->argc;
+    }
+    if (setup.loader_argv)
+        *(uint64_t *)at(setup.loader_argv) = argv[0];
+    if (setup.program_name) {
+        char *name = at(argv[0]), *base = name;
+        for (char *c = name; *c; c++)
+            base = *c == '/' ? c + 1 : base;
+        *(char **)at(setup.program_name) = name;
+        *(char **)at(setup.program_short_name) = base;
+    }
+    return (uint64_t)first;
+}
+
+/* Everything the program has is in place; what is left of us is unmapped by the C library's own munmap, whose
+ * return address is the program's entry. */
+static __attribute__((noreturn)) void enter(uint64_t stack)
+{
+#if defined(__x86_64__)
+    /* The word below sp is where munmap finds its return address. */
+    ((uint64_t *)stack)[-1] = setup.entry;
+    __asm__ volatile("movq %[stack], %%rsp\n\t"
+                     "subq $8, %%rsp\n\t"
+                     "xorl %%ebx, %%ebx\n\t"
+                     "xorl %%ebp, %%ebp\n\t"
+                     "xorl %%r12d, %%r12d\n\t"
+                     "xorl %%r13d, %%r13d\n\t"
+                     "xorl %%r14d, %%r14d\n\t"
+                     "xorl %%r15d, %%r15d\n\t"
+                     "jmp *%[munmap]"
+                     :
+                     : [stack] "a"(stack), "D"(setup.stub), "S"(setup.stub_bytes), "d"(setup.entry_argument),
+                       [munmap] "r"(setup.munmap)
+                     : "memory");
+    __builtin_unreachable();
+#else
+#error "not yet"
+#endif
+}
+
+static __attribute__((noreturn)) void become_program(void)
+{
+    int fds[WARM_FDS];
+    uint32_t failed = 0;
+    struct mm_map map = setup.map;
+    int count = take_request(fds);
+    const struct request *r = &message.request;
+    const char *blob = message.rest + r->step_count * sizeof(struct step);
+    struct child_state state = {.steps = (const struct step *)message.rest, .count = r->step_count, .blob = blob,
+                                .parent = (int)setup.owner, .mask = r->mask};
+    if (r->flags & REQUEST_CWD) {
+        long err = sys1(SYS_fchdir, fds[count - 1]);
+        if (err < 0)
+            fail(WARM_STEP_STATE, err);
+        sys1(SYS_close, fds[--count]);
+    }
+    if (r->umask >= 0)
+        sys1(SYS_umask, r->umask);
+    if (r->group) {
+        long err = sys2(SYS_setpgid, 0, r->group);
+        if (err < 0)
+            fail(WARM_STEP_STATE, err);
+    }
+    set_ignored(r->ignored);
+    place(r, fds, count);
+    long err = run_steps(&state, &failed);
+    if (err < 0)
+        fail((int)failed, err);
+    uint64_t stack = build_stack(r, blob + r->blob_bytes, &map);
+    err = sys5(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0);
+    if (err < 0)
+        fail(WARM_STEP_STATE, err);
+    close_others(r);
+    drop_pending();
+    /* From here on nothing can fail. An owner that has stopped waiting has shut the socket: then nothing may run. */
+    if (say(REPLY_STARTED, (int)sys0(SYS_getpid), 0, 0, -1) < 0)
+        leave(127);
+    sys1(SYS_close, WARM_FD_CONTROL);
+    sys4(SYS_rt_sigprocmask, SIG_SETMASK, &state.mask, 0, sizeof state.mask);
+    enter(stack);
+}
+
+/* --- the standby: a child that has not been asked for yet ------------------------------------------ */
+
+/* A fresh AT_RANDOM, and the canary that the C library makes of it (sysdeps/unix/sysv/linux/dl-osinfo.h): no frame
+ * that checks the old one is left. The pointer guard stays: atexit handlers are mangled with it. */
+static void refresh_canary(void)
+{
+    uint64_t *random = at(setup.random);
+    if (sys3(SYS_getrandom, random, 16, 0) != 16)
+        leave(127);
+#if defined(__x86_64__)
+    __asm__ volatile("movq %0, %%fs:0x28" : : "r"(random[0] & ~0xffULL));
+#endif
+}
+
+static __attribute__((noreturn)) void stand_by(void)
+{
+    sys2(SYS_set_robust_list, setup.robust, setup.robust_bytes);
+    refresh_canary();
+    for (uint32_t i = 0; i < setup.range_count; i++)
+        sys3(SYS_madvise, setup.range[i].start, setup.range[i].bytes, setup.range[i].advice);
+    long null = sys4(SYS_openat, AT_FDCWD, "/dev/null", O_RDONLY | O_CLOEXEC, 0);
+    if (null != WARM_FD_NULL) {
+        sys3(SYS_dup3, null, WARM_FD_NULL, O_CLOEXEC);
+        sys1(SYS_close, null);
+    }
+    become_program();
+}
+
+/* --- the template ---------------------------------------------------------------------------------- */
+
+static long fork_sibling(int *pidfd)
+{
+    uint64_t flags = CLONE_PARENT | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+#if defined(__x86_64__)
+    return sys5(SYS_clone, flags, 0, pidfd, setup.tid, 0);
+#else
+    return sys5(SYS_clone, flags, 0, pidfd, 0, setup.tid);
+#endif
+}
+
+static void bear(void)
+{
+    int pidfd = -1;
+    long pid = fork_sibling(&pidfd);
+    if (pid == 0)
+        stand_by();
+    if (pid < 0)
+        say(REPLY_BARREN, 0, 0, -pid, -1);
+    else if (say(REPLY_BORN, (int)pid, 0, 0, pidfd) < 0)
+        leave(0);
+    if (pidfd >= 0)
+        sys1(SYS_close, pidfd);
+}
+
+/* Runs until the owner lets go of the socket or ends. */
+__attribute__((noreturn, visibility("default"))) void stub_start(void)
+{
+    /* The page with the entry is a copy that was written to: back to the file's own. */
+    sys3(SYS_madvise, setup.entry & ~4095ULL, 4096, MADV_DONTNEED);
+    for (;;) {
+        struct pollfd p[3] = {{WARM_FD_TAKEN, POLLIN, 0}, {WARM_FD_CONTROL, 0, 0}, {WARM_FD_OWNER, POLLIN, 0}};
+        uint64_t taken;
+        bear();
+        long ready = sys5(SYS_ppoll, p, 3, 0, 0, 8);
+        if (ready < 0 || !(p[0].revents & POLLIN) || p[1].revents || p[2].revents)
+            leave(0);
+        sys3(SYS_read, WARM_FD_TAKEN, &taken, sizeof taken);
+    }
+}
