@@ -24,7 +24,6 @@ REMOVED = {
     "status.NSpid": "as pid",
     "status.NStgid": "as pid",
     "random_bytes": "AT_RANDOM is random, once an exec; a warm template's children share it",
-    "auxv.31": "AT_EXECFN: a cold template executes a descriptor, and each template holds its file in one of its own",
     "statm": "pages touched, whose number depends on the page cache",
     "status.VmPeak": "the heap and the stack grow by use",
     "status.VmSize": "as VmPeak",
@@ -43,9 +42,6 @@ REMOVED = {
     "status.nonvoluntary_ctxt_switches": "as State",
     "proc.arch_status": "milliseconds since AVX-512 was last used",
     "proc.seccomp_cache": "for whom may read it: system calls already seen",
-    "stack.size": "the limit, less the pages of argv and environ, which begin at a random address",
-    "stack.below_limit_kb": "as size",
-    "stack.ends_with_mapping": "as size: the C library rounds to where its first frame happened to lie",
 }
 """Paths of what is left out, each with the reason."""
 
@@ -64,6 +60,7 @@ RELATIVE = {
 
 REWRITTEN = {
     "proc.autogroup": (r"autogroup-\d+", "autogroup-N", "the kernel counts sessions"),
+    "auxv.31": (r"\d+", "N", "AT_EXECFN names the descriptor executed, and each template holds one of its own"),
     "status.SigQ": (r"^\d+/", "N/", "signals queued for all processes of the user"),
 }
 """Paths, what is replaced there, by what, and why."""
@@ -91,7 +88,7 @@ def compile_mirror(folder: Path) -> Path:
         subprocess.run([*compiler, "-shared", "-fPIC", "-o", folder / library, source / name], check=True)
     own = [path for path in sorted(source.glob("*.c")) if path.name not in apart]
     program = folder / "mirror"
-    link = ["-L", folder, "-lmirror", "-lm", "-ldl", "-pthread", "-Wl,-rpath,$ORIGIN"]
+    link = ["-L", str(folder), "-lmirror", "-lm", "-ldl", "-pthread", "-Wl,-rpath,$ORIGIN"]
     subprocess.run([*compiler, "-o", program, *own, *link], check=True)
     answer_of(program).touch()
     answer_of(program).chmod(0o666)
@@ -113,8 +110,8 @@ def parse(text: str) -> Seen | None:
     return seen
 
 
-def normalised(seen: Seen, own_pipes: Mapping[int, str] | None = None) -> Seen:
-    """`seen` without what can never be equal. `own_pipes`: inode to name of pipes made for this one spawn."""
+def normalised(seen: Seen, own_inodes: Mapping[int, str] | None = None) -> Seen:
+    """`seen` without what can never be equal. `own_inodes`: inode to name of pipes and files made for this spawn."""
     seen = copy.deepcopy(seen)
     pid = seen["pid"]
     for path in RELATIVE:
@@ -130,7 +127,7 @@ def normalised(seen: Seen, own_pipes: Mapping[int, str] | None = None) -> Seen:
         [name, *sorted(set(flags.split()) - MOMENTARY_AREA_FLAGS.keys())] for name, flags in seen["vm_flags"]
     )
     for descriptor in seen["descriptors"].values():
-        _name_pipe(descriptor, own_pipes or {})
+        _name_inode(descriptor, own_inodes or {})
     return seen
 
 
@@ -169,9 +166,9 @@ def _counted(values: Any) -> dict[str, int]:
     return dict(sorted(Counter(map(str, values)).items()))
 
 
-def _name_pipe(descriptor: dict[str, Any], own_pipes: Mapping[int, str]) -> None:
-    """The inode of a pipe made for this spawn: the pipe's name instead."""
-    name = own_pipes.get(descriptor.get("inode", -1))
+def _name_inode(descriptor: dict[str, Any], own_inodes: Mapping[int, str]) -> None:
+    """The inode of what was made for this spawn: its name instead."""
+    name = own_inodes.get(descriptor.get("inode", -1))
     if name is not None:
         inode = str(descriptor.pop("inode"))
         descriptor.update({key: str(value).replace(inode, name) for key, value in descriptor.items()})

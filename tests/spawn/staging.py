@@ -74,6 +74,7 @@ class Ground:
         self.files = {
             fd: f"{self.root}/{name}" for fd, name in zip(FILES, ("x", "y", "a/x", "a/y", "a/b/x"), strict=True)
         }
+        self.new = f"{self.root}/new"
         self.inherited = [f"{self.root}/inherited-{number}" for number in range(3)]
         self.output, self.error, self.input = (f"{self.root}/{name}" for name in ("output", "error", "input"))
         self._own: dict[str, int] = {}
@@ -121,7 +122,7 @@ class Ground:
     def reset(self, drift: Drift) -> None:
         """The same files, offsets and host state as before any other spawn with this drift."""
         with suppress(FileNotFoundError):
-            os.unlink(f"{self.root}/new")
+            os.unlink(self.new)
         for path in (*self.files.values(), self.output, self.error, self.input, *self.inherited):
             with open(path, "wb") as file:
                 file.write(_CONTENT)
@@ -158,12 +159,11 @@ class Ground:
         """What can be found here after a spawn: contents, offsets, what the terminal was told."""
         paths = (*self.files.values(), self.output, self.error, *self.inherited)
         contents = {os.path.relpath(path, self.root): Path(path).read_bytes() for path in paths}
-        new = Path(self.root, "new")
         return {
             "contents": {name: text for name, text in contents.items() if text != _CONTENT},
             "offsets": {fd: os.lseek(fd, 0, os.SEEK_CUR) for fd in (*FILES, 0, 1, 2, *self._own.values())},
             "terminal": self._told(),
-            "new": oct(new.stat().st_mode) if new.exists() else None,
+            "new": oct(os.stat(self.new).st_mode) if os.path.exists(self.new) else None,
         }
 
     def _told(self) -> bytes:
@@ -184,13 +184,13 @@ def perform(template: elfolio.SpawnTemplate, scene: Scene, ground: Ground) -> Ou
         child = template.spawn(list(scene.argv), **ground.streams(scene.streams), **scene.options)
     except OSError as error:
         return Outcome((type(error).__name__, error.errno, str(error)), None, None, ground.left())
-    pipes: dict[int, str] = {}
+    made: dict[int, str] = {}
     said: dict[str, bytes] = {}
     with child:
         for name in ("stdin", "stdout", "stderr"):
             stream = getattr(child, name)
             if stream is not None:
-                pipes[os.fstat(stream.fileno()).st_ino] = name
+                made[os.fstat(stream.fileno()).st_ino] = name
         if child.stdin is not None:
             with suppress(BrokenPipeError):
                 child.stdin.write(b"fed\n")
@@ -201,7 +201,9 @@ def perform(template: elfolio.SpawnTemplate, scene: Scene, ground: Ground) -> Ou
         status = child.wait()
     seen = parse(answer.read_text())
     left = {**ground.left(), "said": said}
-    return Outcome(None, status, None if seen is None else normalised(seen, pipes), left, child.temperature)
+    with suppress(FileNotFoundError):
+        made[os.stat(ground.new).st_ino] = "new"
+    return Outcome(None, status, None if seen is None else normalised(seen, made), left, child.temperature)
 
 
 def drop_to(user: int) -> None:

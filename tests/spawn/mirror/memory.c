@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 extern char __executable_start[];
+extern void *__libc_stack_end;
 
 static char maps[1 << 16], areas[1 << 19];
 
@@ -106,9 +107,9 @@ static void view_stack(void)
     open_object("stack");
     number("holds_local", (char *)&local >= (char *)address && (char *)&local < (char *)address + size);
     number("inside_mapping", (uintptr_t)&local >= start && (uintptr_t)&local < end);
-    number("ends_with_mapping", (uintptr_t)address + size == end);
-    number("size", (long)size);
-    number("below_limit_kb", limit.rlim_cur == RLIM_INFINITY ? -1 : ((long)limit.rlim_cur - (long)size) >> 10);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), top = (uintptr_t)address + size;
+    number("ends_with_first_frame", top == (((uintptr_t)__libc_stack_end + page) & -page));
+    number("size_by_limit", limit.rlim_cur == RLIM_INFINITY ? -1 : size == ((limit.rlim_cur - (end - top)) & -page));
     pthread_attr_destroy(&attributes);
     pthread_getattr_default_np(&attributes);
     pthread_attr_getstacksize(&attributes, &size);

@@ -130,27 +130,15 @@ ssize_t slurp(const char *path, char *into, size_t size)
     return (ssize_t)got;
 }
 
-static char whole[1 << 20];
-
 void file(const char *name, const char *path)
 {
-    ssize_t n = slurp(path, whole, 1 << 14);
-    if (n < 0)
-        answer(name, -1);
-    else {
-        key(name);
-        put_text(whole, n > WHOLE ? (size_t)WHOLE : (size_t)n);
-    }
-}
-
-void file_hash(const char *name, const char *path)
-{
+    static char whole[1 << 14];
     ssize_t n = slurp(path, whole, sizeof whole);
     if (n < 0)
         answer(name, -1);
     else {
         key(name);
-        put("\"%zd bytes, %016lx\"", n, (unsigned long)hash(whole, (size_t)n));
+        put_text(whole, (size_t)n);
     }
 }
 

@@ -33,7 +33,6 @@ void text(const char *name, const char *string);
 void texts(const char *name, char *const *strings);
 void numbers(const char *name, const long *values, size_t count);
 void file(const char *name, const char *path);
-void file_hash(const char *name, const char *path);
 void target(const char *name, const char *path);
 ssize_t slurp(const char *path, char *buffer, size_t size); /* NUL behind it; -1 with errno */
 const char *answer_path(void);

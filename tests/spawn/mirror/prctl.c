@@ -14,6 +14,10 @@ enum {
     GET_IO_FLUSHER = 58,
     GET_MDWE = 66,
     GET_MEMORY_MERGE = 68,
+    SVE_GET_VL = 51,
+    GET_TAGGED_ADDR = 56,
+    PAC_GET_KEYS = 61,
+    SCHED_CORE = 62,
     GET_AUXV = 0x41555856,
 };
 
@@ -53,6 +57,7 @@ void view_prctl(void)
 {
     char name[17] = "";
     char vector[1024];
+    unsigned long cookie = 0;
     open_object("prctl");
     prctl(PR_GET_NAME, name, 0, 0, 0);
     text("name", name);
@@ -74,6 +79,10 @@ void view_prctl(void)
     answer("pdeathsig", by_pointer(PR_GET_PDEATHSIG));
     answer("child_subreaper", by_pointer(PR_GET_CHILD_SUBREAPER));
     answer("timestamp_counter", by_pointer(PR_GET_TSC));
+    answer("vector_length", prctl(SVE_GET_VL, 0, 0, 0, 0));
+    answer("tagged_addresses", prctl(GET_TAGGED_ADDR, 0, 0, 0, 0));
+    answer("pointer_keys", prctl(PAC_GET_KEYS, 0, 0, 0, 0));
+    answer("core_cookie", prctl(SCHED_CORE, 0, 0, 0, &cookie) ? -1 : (long)cookie);
     answer("auxv_length", prctl(GET_AUXV, vector, sizeof vector, 0, 0));
     answer("personality", personality(0xffffffff));
     view_architecture();
