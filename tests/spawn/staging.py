@@ -68,6 +68,7 @@ class Ground:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
+        os.environ.pop("LD_PRELOAD", None)  # a sanitizer's, which is for the host
         self.root = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ground-"))
         os.chmod(self.root, 0o755)
         os.makedirs(f"{self.root}/a/b")

@@ -32,7 +32,7 @@ def seen(mirror: Path) -> Seen:
     """What the mirror sees of a plain start."""
     os.truncate(answer_of(mirror), 0)
     with elfolio.SpawnTemplate(mirror) as template:
-        assert template.run(["mirror"]).returncode == 0
+        assert template.run(["mirror"], env={}).returncode == 0
     found = parse(answer_of(mirror).read_text())
     assert found is not None
     return found
@@ -117,7 +117,7 @@ NOTICED: list[tuple[dict[str, Any], str]] = [
 
 
 def test_a_difference_is_noticed(mirror: Path) -> None:
-    """The other control: a spawn that was asked for one thing more is told apart, by that thing; an equal one is not."""
+    """The other control: a spawn that was asked for one more thing is told apart, by that; an equal one is not."""
 
     def host(program: str, changes: str) -> Any:
         import ast
@@ -148,7 +148,7 @@ def test_the_mirror_is_right_about_a_cold_start(seen: Seen) -> None:
     assert seen["cmdline"]["same"] == seen["proc_environ"]["same"] == 1
     assert seen.get("canary_is_of_random", 1) == 1
     assert seen["executable_anonymous"] == 0
-    assert set(seen["stack"][name] for name in ("holds_local", "inside_mapping", "ends_with_first_frame")) == {1}
+    assert {seen["stack"][name] for name in ("holds_local", "inside_mapping", "ends_with_first_frame")} == {1}
     assert abs(seen["stack"]["size_by_limit"]) == 1
     assert [seen["thread"][name] for name in ("tid_is_pid", "cached_tid", "clock_tid", "tid_at_address")] == [1] * 4
     assert [seen["threads"][name] for name in ("created", "joined", "cached_tid", "tid_still_cached")] == [0, 0, 1, 1]
