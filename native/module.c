@@ -133,6 +133,7 @@ static const struct constant constants[] = {
     {"WARM_FD_CONTROL", WARM_FD_CONTROL},
     {"WARM_FD_OWNER", WARM_FD_OWNER},
     {"WARM_FD_TAKEN", WARM_FD_TAKEN},
+    {"WARM_MESSAGE", WARM_MESSAGE},
     {"WARM_RANGES", WARM_RANGES},
     {"WARM_MAGIC", (long)WARM_MAGIC},
     {"PROXY_MEET", PROXY_MEET},

@@ -74,14 +74,13 @@ struct setup {
     uint64_t stub, stub_bytes;   /* unmapped by the last thing a child does in it */
     uint64_t entry;              /* the program's e_entry, mapped */
     uint64_t entry_argument;     /* rdx or x0 at the entry: the dynamic linker's finaliser */
-    uint64_t stack;              /* below it a child's own initial stack is built */
+    uint64_t stack;              /* where sp stands at every child's entry; its initial stack is built from here up */
     uint64_t auxv, auxv_bytes;   /* stays where it is: the C library holds a pointer to it */
     uint64_t random;             /* 16 bytes: AT_RANDOM */
     uint64_t tid;                /* the C library's cached thread id */
     uint64_t robust, robust_bytes;
     uint64_t environ, program_name, program_short_name; /* variables */
-    uint64_t libc_argv, libc_argc;                      /* hidden ones */
-    uint64_t loader_argv;        /* two words whose address ld.so keeps as its argv */
+    uint64_t libc_argc;          /* a hidden one */
     uint64_t munmap;             /* the C library's function: outlives the stub */
     uint64_t ignored;            /* what the template was born with */
     uint32_t range_count, owner;

@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <linux/auxvec.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -224,60 +225,64 @@ static void close_others(const struct request *r)
     }
 }
 
-static char *end_of(char *s)
+static char *put_strings(char *to, const char *from, uint32_t count, uint64_t *pointers)
 {
-    while (*s)
-        s++;
-    return s + 1;
+    for (uint32_t i = 0; i < count; i++) {
+        pointers[i] = (uint64_t)to;
+        while ((*to++ = *from++))
+            ;
+    }
+    pointers[count] = 0;
+    return to;
+}
+
+static uint64_t *auxv_entry(uint64_t type)
+{
+    uint64_t *entry = at(setup.auxv);
+    while (entry[0] && entry[0] != type)
+        entry += 2;
+    return entry + 1;
 }
 
 /* The initial stack as the kernel builds it (fs/binfmt_elf.c, create_elf_tables): argc, argv, envp, the auxiliary
- * vector, and above them the strings. It stands below the template's own, which constructors may have kept
- * pointers to. The C library's pointer to the vector keeps its value: what programs find behind envp is a copy. */
-static uint64_t build_stack(const struct request *r, const char *strings, struct mm_map *map)
+ * vector, and above them the strings. It begins where the template's owner has told the C library that it does, below
+ * the template's own, which constructors may have kept pointers to; the library's pointer to the auxiliary vector keeps
+ * its value too, and what programs find behind envp is a copy. */
+static void build_stack(const struct request *r, const char *strings, struct mm_map *map)
 {
-    char *top = (char *)at(setup.stack) - r->string_bytes;
-    uint64_t words = 1 + (uint64_t)r->argc + 1 + r->envc + 1;
-    uint64_t *first = (uint64_t *)(((uint64_t)top - words * 8 - setup.auxv_bytes) & ~15ULL), *word = first;
-    memcpy(top, strings, r->string_bytes);
-    *word++ = r->argc;
-    uint64_t *argv = word;
-    map->arg_start = (uint64_t)top;
-    for (uint32_t i = 0; i < r->argc; i++, top = end_of(top))
-        *word++ = (uint64_t)top;
-    *word++ = 0;
-    map->arg_end = map->env_start = (uint64_t)top;
-    uint64_t *envp = word;
-    for (uint32_t i = 0; i < r->envc; i++, top = end_of(top))
-        *word++ = (uint64_t)top;
-    *word++ = 0;
-    map->env_end = (uint64_t)top;
-    map->start_stack = (uint64_t)first;
-    memcpy(word, at(setup.auxv), setup.auxv_bytes);
+    uint64_t *word = at(setup.stack), *argv = word + 1, *envp = argv + r->argc + 1, *auxv = envp + r->envc + 1;
+    uint64_t *execfn = auxv_entry(AT_EXECFN);
+    char *to = (char *)auxv + setup.auxv_bytes;
+    uint64_t name = *execfn;
+    *word = r->argc;
+    map->start_stack = (uint64_t)word;
+    map->arg_start = (uint64_t)to;
+    to = put_strings(to, strings, r->argc, argv);
+    map->arg_end = map->env_start = (uint64_t)to;
+    strings += map->arg_end - map->arg_start;
+    to = put_strings(to, strings, r->envc, envp);
+    map->env_end = *execfn = (uint64_t)to;
+    for (const char *from = at(name); (*to++ = *from++);)
+        ;
+    memcpy(auxv, at(setup.auxv), setup.auxv_bytes);
+    map->auxv = (uint64_t)auxv;
+    map->auxv_size = (uint32_t)setup.auxv_bytes;
     *(uint64_t **)at(setup.environ) = envp;
-    if (setup.libc_argv) {
-        *(uint64_t **)at(setup.libc_argv) = argv;
-        *(int *)at(setup.libc_argc) = (int)r->argc;
-    }
-    if (setup.loader_argv)
-        *(uint64_t *)at(setup.loader_argv) = argv[0];
-    if (setup.program_name) {
-        char *name = at(argv[0]), *base = name;
-        for (char *c = name; *c; c++)
-            base = *c == '/' ? c + 1 : base;
-        *(char **)at(setup.program_name) = name;
-        *(char **)at(setup.program_short_name) = base;
-    }
-    return (uint64_t)first;
+    *(int *)at(setup.libc_argc) = (int)r->argc;
+    char *base = at(argv[0]);
+    *(char **)at(setup.program_name) = base;
+    for (char *c = base; *c; c++)
+        base = *c == '/' ? c + 1 : base;
+    *(char **)at(setup.program_short_name) = base;
 }
 
 /* Everything the program has is in place; what is left of us is unmapped by the C library's own munmap, whose
  * return address is the program's entry. */
-static __attribute__((noreturn)) void enter(uint64_t stack)
+static __attribute__((noreturn)) void enter(void)
 {
 #if defined(__x86_64__)
     /* The word below sp is where munmap finds its return address. */
-    ((uint64_t *)stack)[-1] = setup.entry;
+    ((uint64_t *)at(setup.stack))[-1] = setup.entry;
     __asm__ volatile("movq %[stack], %%rsp\n\t"
                      "subq $8, %%rsp\n\t"
                      "xorl %%ebx, %%ebx\n\t"
@@ -288,7 +293,7 @@ static __attribute__((noreturn)) void enter(uint64_t stack)
                      "xorl %%r15d, %%r15d\n\t"
                      "jmp *%[munmap]"
                      :
-                     : [stack] "a"(stack), "D"(setup.stub), "S"(setup.stub_bytes), "d"(setup.entry_argument),
+                     : [stack] "a"(setup.stack), "D"(setup.stub), "S"(setup.stub_bytes), "d"(setup.entry_argument),
                        [munmap] "r"(setup.munmap)
                      : "memory");
     __builtin_unreachable();
@@ -325,7 +330,7 @@ static __attribute__((noreturn)) void become_program(void)
     long err = run_steps(&state, &failed);
     if (err < 0)
         fail((int)failed, err);
-    uint64_t stack = build_stack(r, blob + r->blob_bytes, &map);
+    build_stack(r, blob + r->blob_bytes, &map);
     err = sys5(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0);
     if (err < 0)
         fail(WARM_STEP_STATE, err);
@@ -336,7 +341,7 @@ static __attribute__((noreturn)) void become_program(void)
         leave(127);
     sys1(SYS_close, WARM_FD_CONTROL);
     sys4(SYS_rt_sigprocmask, SIG_SETMASK, &state.mask, 0, sizeof state.mask);
-    enter(stack);
+    enter();
 }
 
 /* --- the standby: a child that has not been asked for yet ------------------------------------------ */

@@ -15,7 +15,7 @@ from elfolio.elf.dynamic import PT_LOAD, Dynamic, read_dynamic
 
 __all__ = ["MemoryMap", "Setup", "Stub", "stub"]
 
-_SETUP = struct.Struct("=20Q2I")
+_SETUP = struct.Struct("=18Q2I")
 _MAP = struct.Struct("=12Q2I")
 _RANGE = struct.Struct("=3Q")
 _NO_FD = 0xFFFFFFFF
@@ -56,9 +56,7 @@ class Setup:
     environ: int
     program_name: int
     program_short_name: int
-    libc_argv: int
     libc_argc: int
-    loader_argv: int
     munmap: int
     ignored: int
 

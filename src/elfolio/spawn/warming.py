@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from elfolio.elf.dynamic import Dynamic, read_dynamic
 from elfolio.errors import ElfError
 from elfolio.spawn.actions import Dup2
 from elfolio.spawn.child import Child
-from elfolio.spawn.entry import Entry, Mapping, NotWarm, mappings_of, reach_entry
+from elfolio.spawn.entry import Entry, Mapping, NotWarm, reach_entry
 from elfolio.spawn.options import Options
 from elfolio.spawn.stub import MemoryMap, Setup, stub
 from elfolio.spawn.tracee import Tracee, TraceeLost
@@ -41,6 +41,9 @@ _PR_GET_TID_ADDRESS = 40
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE_ANONYMOUS = 0x22
 _MADV_DONTNEED = 4
+_AT_RANDOM = 25
+_ROOM = 2 * _native.WARM_MESSAGE
+"""Bytes below the template's initial stack for a child's: a request and the pointers to its strings."""
 _SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 9, 10, 12, 14, 28, 157
 _LOADER_FILES = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
@@ -65,7 +68,7 @@ def examine(pinned: int) -> Dynamic:
     try:
         facts = os.fstat(pinned)
         with mmap.mmap(pinned, facts.st_size, prot=mmap.PROT_READ) as data:
-            program = read_dynamic(data, "program")
+            program = read_dynamic(memoryview(data), "program")
         attributes = set(os.listxattr(pinned))
     except (PermissionError, BlockingIOError) as error:
         raise NotWarm("unreadable program", str(error)) from error
@@ -103,6 +106,8 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
             with _deadline(child):
                 tracee.await_exec()
                 environment = _environment(child.pid)
+                if loader := next((e for e in environment if e.startswith((b"LD_", b"GLIBC_TUNABLES="))), None):
+                    raise NotWarm("a loader variable", os.fsdecode(loader.partition(b"=")[0]), lasts=False)
                 entry = reach_entry(tracee, program, os.readlink(f"/proc/{child.pid}/exe"))
                 _inspect(child.pid, entry)
                 objects = _objects(entry, began)
@@ -250,41 +255,14 @@ def _install(tracee: Tracee, entry: Entry) -> None:
     region = tracee.system_call(at, _SYS_MMAP, 0, size, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
     if region < 0:
         raise NotWarm("memory", os.strerror(-region))
-    if tracee.system_call(at, _SYS_PRCTL, _PR_GET_TID_ADDRESS, region):
-        raise NotWarm("kernel", "without PR_GET_TID_ADDRESS")
-    tid = tracee.word(region)
-    if not tid or int.from_bytes(tracee.read(tid, 4), "little") != tracee.pid:
-        raise NotWarm("unknown C library", "thread id")
     brk = tracee.system_call(at, _SYS_BRK, 0)
-    robust, robust_bytes = tracee.robust_list()
-    libc = entry.object_named("libc.so")
-    munmap = entry.defining("munmap")
-    if libc is None or not munmap:
-        raise NotWarm("unknown C library")
-    argv_at, argc_at = _libc_arguments(tracee, entry, libc.path, sp + 8)
-    environ = _variable(tracee, entry, ("environ", "__environ", "_environ"), sp + 8 * (_ARGC + 2))
-    name = tracee.word(sp + 8)
-    setup = Setup(
-        stub=region,
-        stub_bytes=size,
-        entry=at["rip"],
-        entry_argument=at["rdx"],
-        stack=sp - 32,
-        auxv=entry.auxv_at,
-        auxv_bytes=entry.auxv_bytes,
-        random=entry.auxv[25],
-        tid=tid,
-        robust=robust,
-        robust_bytes=robust_bytes,
-        environ=environ,
-        program_name=_variable(tracee, entry, ("program_invocation_name", "__progname_full"), name),
-        program_short_name=_variable(tracee, entry, ("program_invocation_short_name", "__progname"), None),
-        libc_argv=argv_at,
-        libc_argc=argc_at,
-        loader_argv=_loader_arguments(tracee, entry, sp + 8, sp - 32),
-        munmap=munmap,
-        ignored=int(_status(tracee.pid)["SigIgn"], 16),
-    )
+    setup = _setup(tracee, entry, region)
+    # Every child's initial stack begins at one place: what the C library keeps of it is told once.
+    argv_at, argc_at = _libc_arguments(tracee, entry, sp + 8)
+    tracee.write(argv_at, struct.pack("Q", setup.stack + 8))
+    _lead(tracee, entry, "_dl_argv", sp + 8, setup.stack + 8)
+    _lead(tracee, entry, "__libc_stack_end", sp, setup.stack)
+    setup = replace(setup, libc_argc=argc_at)
     for page in sorted({address // 4096 * 4096 for address in entry.touched} - {at["rip"] // 4096 * 4096}):
         tracee.system_call(at, _SYS_MADVISE, page, 4096, _MADV_DONTNEED)
     tracee.write(region, struct.pack("Q", (1 << 64) - 1))
@@ -292,30 +270,46 @@ def _install(tracee: Tracee, entry: Entry) -> None:
     # The entry's page, where these calls are made, is put back by the stub.
     tracee.write(region, stub().filled(setup, _memory_map(tracee.pid, brk), _populated(entry)))
     tracee.system_call(at, _SYS_MPROTECT, region, stub().code_bytes, _PROT_READ | _PROT_EXEC)
-    tracee.detach(
-        {**at, "rip": region + stub().start_at, "rsp": region + stub().stack_end - 8, "orig_rax": (1 << 64) - 1}
+    start, stack = region + stub().start_at, region + stub().stack_end - 8  # as after a call
+    tracee.detach({**at, "rip": start, "rsp": stack, "orig_rax": (1 << 64) - 1})
+
+
+def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
+    at = entry.registers
+    sp = at["rsp"]
+    if tracee.system_call(at, _SYS_PRCTL, _PR_GET_TID_ADDRESS, region):
+        raise NotWarm("kernel", "without PR_GET_TID_ADDRESS")
+    tid = tracee.word(region)
+    if not tid or int.from_bytes(tracee.read(tid, 4), "little") != tracee.pid:
+        raise NotWarm("unknown C library", "thread id")
+    munmap = entry.defining("munmap")
+    if not munmap:
+        raise NotWarm("unknown C library", "munmap")
+    robust, robust_bytes = tracee.robust_list()
+    name = tracee.word(sp + 8)
+    return Setup(
+        stub=region,
+        stub_bytes=len(stub().image),
+        entry=at["rip"],
+        entry_argument=at["rdx"],
+        stack=(sp - _ROOM) // 16 * 16,
+        auxv=entry.auxv_at,
+        auxv_bytes=entry.auxv_bytes,
+        random=entry.auxv[_AT_RANDOM],
+        tid=tid,
+        robust=robust,
+        robust_bytes=robust_bytes,
+        environ=_variable(tracee, entry, ("environ", "__environ", "_environ"), sp + 8 * (_ARGC + 2)),
+        program_name=_variable(tracee, entry, ("program_invocation_name", "__progname_full"), name),
+        program_short_name=_variable(tracee, entry, ("program_invocation_short_name", "__progname"), None),
+        libc_argc=0,
+        munmap=munmap,
+        ignored=int(_status(tracee.pid)["SigIgn"], 16),
     )
 
 
 def _populated(entry: Entry) -> list[tuple[int, int, int]]:
-    mode = os.environ.get("V", "0")
-    out = []
-    for m in entry.mappings:
-        size = m.end - m.start
-        if m.path == "[stack]":
-            if mode != "0":
-                sp = entry.registers["rsp"] // 4096 * 4096
-                out.append((sp - 2 * 4096, 4 * 4096 if sp + 2 * 4096 <= m.end else m.end - sp + 2 * 4096, 23))
-            continue
-        if m.path.startswith("["):
-            continue
-        if "w" in m.permissions and mode in "1235" and size <= 1 << 20:
-            out.append((m.start, size, 23))
-        elif "x" in m.permissions and mode in "235" and size <= 4 << 20:
-            out.append((m.start, size, 22))
-        elif mode in "35" and size <= 4 << 20 and m.inode:
-            out.append((m.start, size, 22))
-    return out
+    return []
 
 
 def _writable(entry: Entry, path: str) -> Iterator[Mapping]:
@@ -327,11 +321,14 @@ def _writable(entry: Entry, path: str) -> Iterator[Mapping]:
         last = m if m.path == path else None
 
 
-def _libc_arguments(tracee: Tracee, entry: Entry, libc: str, argv: int) -> tuple[int, int]:
+def _libc_arguments(tracee: Tracee, entry: Entry, argv: int) -> tuple[int, int]:
     """The C library's own argv and argc, which have no symbols: what it gives to the constructors of libraries that
     are opened later."""
+    libc = entry.object_named("libc.so")
+    if libc is None:
+        raise NotWarm("unknown C library")
     pattern, number = struct.pack("Q", argv), struct.pack("I", _ARGC)
-    for m in _writable(entry, libc):
+    for m in _writable(entry, libc.path):
         data = tracee.read(m.start, m.end - m.start)
         at = data.find(pattern)
         while at >= 0:
@@ -351,15 +348,12 @@ def _variable(tracee: Tracee, entry: Entry, names: tuple[str, ...], expected: in
     return address
 
 
-def _loader_arguments(tracee: Tracee, entry: Entry, argv: int, slot: int) -> int:
-    """ld.so names the program in its messages by its argv, which it cannot write any more: it is led to a slot whose
-    content can be."""
-    address = next((a for obj in entry.objects if (a := obj.address("_dl_argv"))), 0)
-    if not address or tracee.word(address) != argv:
-        return 0
-    tracee.write(slot, struct.pack("QQ", tracee.word(argv), 0))
-    tracee.write(address, struct.pack("Q", slot))
-    return slot
+def _lead(tracee: Tracee, entry: Entry, name: str, expected: int, to: int) -> None:
+    """Changes a pointer of the dynamic linker's, which it cannot write any more itself."""
+    address = next((a for obj in entry.objects if (a := obj.address(name))), 0)
+    if not address or tracee.word(address) != expected:
+        raise NotWarm("unknown dynamic linker", name)
+    tracee.write(address, struct.pack("Q", to))
 
 
 def _memory_map(pid: int, brk: int) -> MemoryMap:
@@ -384,5 +378,3 @@ def _memory_map(pid: int, brk: int) -> MemoryMap:
         field(51),
     )
 
-
-_ = mappings_of
