@@ -230,7 +230,9 @@ class Capturing:
 
     def kill(self) -> None:
         """Kills the tree."""
-        self.child.kill_tree(self._ends)
+        # Not by the numbers of the start: one whose pipe has ended may be another thread's pipe by now, and
+        # those that write to it strangers.
+        self.child.kill_tree(() if self.pipes is None else self.pipes.ends())
 
     def abandon(self) -> None:
         """After an error: kills what still runs, lets go of the pipes, reaps."""
