@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias, Unpack
 
 from elfolio import _native
@@ -125,18 +124,20 @@ class Pipelining(Running[PipelineCompleted]):
         source, out, err = streams.child
         self._inodes += (os.fstat(fd).st_ino for fd in streams.ours[1:] if fd >= 0)
         last = len(self._stages) - 1
-        with ExitStack() as left_open:
-            before: Streams | None = None
+        pipes: list[Streams] = []
+        try:
             for number in range(last):
-                pipe = Streams(None, PIPE, None)
-                left_open.callback(pipe.close)
+                pipes.append(pipe := Streams(None, PIPE, None))
                 self._inodes.append(os.fstat(pipe.ours[1]).st_ino)
                 self._launch_stage(number, (source, pipe.child[1], err))
                 pipe.spawned()
-                if before is not None:
+                for before in pipes[-2:-1]:
                     before.close()
-                before, source = pipe, pipe.ours[1]
+                source = pipe.ours[1]
             self._launch_stage(last, (source, out, err))
+        finally:
+            for pipe in pipes:
+                pipe.close()
 
     def _launch_stage(self, number: int, streams: tuple[int, int, int]) -> None:
         template, argv = self._stages[number]
