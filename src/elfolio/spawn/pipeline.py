@@ -131,8 +131,8 @@ class Pipelining(Running[PipelineCompleted]):
                 self._inodes.append(os.fstat(pipe.ours[1]).st_ino)
                 self._launch_stage(number, (source, pipe.child[1], err))
                 pipe.spawned()
-                for before in pipes[-2:-1]:
-                    before.close()
+                if number:
+                    pipes[-2].close()
                 source = pipe.ours[1]
             self._launch_stage(last, (source, out, err))
         finally:
