@@ -108,6 +108,13 @@ static PyObject *capture_py_fileno(PyObject *self, PyObject *unused)
     return err ? raise_errno(err) : PyLong_FromLong(c->epoll_fd);
 }
 
+static PyObject *capture_py_ends(PyObject *self, PyObject *unused)
+{
+    struct capture *c = &((CaptureObject *)self)->capture;
+    (void)unused;
+    return Py_BuildValue("(ii)", c->output_fd[0], c->output_fd[1]);
+}
+
 static PyObject *capture_py_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -122,6 +129,8 @@ static PyMethodDef capture_methods[] = {
     {"output", capture_py_output, METH_O,
      "output(0 | 1) -> (head, tail, total, dropped, errno of the spill file)."},
     {"fileno", capture_py_fileno, METH_NOARGS, "fileno() -> the epoll descriptor: readable when run() has work."},
+    {"ends", capture_py_ends, METH_NOARGS,
+     "ends() -> (out, err): our ends of the outputs that have not ended, else -1, whose number may be anybody's by now."},
     {"close", capture_py_close, METH_NOARGS, "close(): ends the pipes; output() stays."},
     {NULL, NULL, 0, NULL},
 };

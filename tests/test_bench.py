@@ -73,6 +73,26 @@ def test_the_demonstration_finds_everything_equal() -> None:
     assert len(tools["cat"]["elfolio_ns"]) == len(tools["cat"]["subprocess_ns"]) >= 5
 
 
+def test_pipelines_are_compared(tmp_path: Path) -> None:
+    """Every way gives the same output, and every sample of every row is kept."""
+    done = run("pipeline.py", "--rounds", "2", "--batch", "3", "--json", tmp_path / "samples.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = json.loads((tmp_path / "samples.json").read_text())["tables"]
+    assert len(tables) == 3
+    for table in tables:
+        assert {tuple(map(len, rounds)) for rounds in table["rows"].values()} == {(3, 3)}
+
+
+@pytest.mark.slow
+def test_a_pipeline_costs_less_than_a_shells(tmp_path: Path) -> None:
+    """Two programs start faster than a shell and two programs."""
+    done = run("pipeline.py", "--rounds", "10", "--batch", "3", "--json", tmp_path / "samples.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "samples.json").read_text())["tables"][0]["rows"]
+    ours = typical(rows.pop("elfolio.pipeline()"))
+    assert all(ours < typical(rounds) for label, rounds in rows.items() if "-c" in label)
+
+
 @pytest.fixture(scope="module")
 def times(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Nanoseconds of a quick run, by table and by row."""

@@ -28,6 +28,10 @@ if TYPE_CHECKING:  # what type checkers see; tests/test_package.py holds it equa
     from elfolio.spawn.counts import stats as stats
     from elfolio.spawn.install import install as install
     from elfolio.spawn.install import uninstall as uninstall
+    from elfolio.spawn.pipeline import PipelineCompleted as PipelineCompleted
+    from elfolio.spawn.pipeline import PipelineStage as PipelineStage
+    from elfolio.spawn.pipeline import apipeline as apipeline
+    from elfolio.spawn.pipeline import pipeline as pipeline
     from elfolio.spawn.pool import Pool as Pool
     from elfolio.spawn.popen import Popen as Popen
     from elfolio.spawn.popen import call as call
@@ -63,6 +67,7 @@ _HOMES = {
     "elfolio.spawn.child": ("Child",),
     "elfolio.spawn.counts": ("Stats", "stats"),
     "elfolio.spawn.install": ("install", "uninstall"),
+    "elfolio.spawn.pipeline": ("PipelineCompleted", "PipelineStage", "apipeline", "pipeline"),
     "elfolio.spawn.pool": ("Pool",),
     "elfolio.spawn.popen": ("Popen", "call", "check_call", "check_output", "run"),
     "elfolio.spawn.streams": ("DEVNULL", "INHERIT", "PIPE", "STDOUT"),

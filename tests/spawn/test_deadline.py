@@ -2,6 +2,8 @@
 
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep as pause
 
 import pytest
 
@@ -62,4 +64,21 @@ def test_an_interrupt_leaves_nothing(moment: float, sh: elfolio.SpawnTemplate) -
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert children() == []
+    assert open_fds() == before
+
+
+def test_a_deadline_spares_who_took_the_number_of_an_ended_pipe(sh: elfolio.SpawnTemplate) -> None:
+    """When an output has ended its descriptor's number is free; a child of another thread whose pipe got it lives."""
+    before = open_fds()
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(sh.run, ["sh", "-c", "exec sleep 1000 >&-"], timeout=0.6)
+        pause(0.3)
+        child = sh.spawn(["sh", "-c", "exec sleep 1000"], stdout=elfolio.PIPE)
+        assert child.stdout
+        with pytest.raises(subprocess.TimeoutExpired):
+            late.result()
+    assert child.poll() is None
+    child.kill()
+    child.wait()
+    child.stdout.close()
     assert open_fds() == before

@@ -1,6 +1,7 @@
 """KeyboardInterrupt between any two steps of Python: what was begun is undone, and nothing is closed twice."""
 
 import dis
+import gc
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import elfolio
-from tests.spawn.probing import children, open_fds
+from tests.spawn.probing import alive, children, open_fds
 
 CHECKED = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"}
 """After these CPython looks for signals (Python/ceval.c, CHECK_EVAL_BREAKER), and nowhere else."""
@@ -114,6 +115,32 @@ def test_a_captured_run_can_be_interrupted_anywhere(true: elfolio.SpawnTemplate,
             os.close(fd)
     assert at > 60 or FEWER_POINTS
     assert kept <= at // 8
+
+
+@pytest.mark.usefixtures("empty_pool")
+def test_a_pipeline_can_be_interrupted_anywhere(true: elfolio.SpawnTemplate) -> None:
+    """Wherever the interrupt comes, no stage lives on but the one that was just being started; no descriptor stays,
+    but those of a pipe that was just being made."""
+
+    def use() -> None:
+        elfolio.pipeline(["sh", "-c", "cat; echo e >&2"], ["cat"], ["cat"], input=b"x", timeout=60)
+
+    use()
+    true.spawn(["true"]).wait()
+    before, at, kept = open_fds(), 0, 0
+    while interrupted(use, at := at + 1):
+        assert sum(map(alive, children())) <= 1, at
+        end_all(true)
+        assert children() == []
+        assert before <= open_fds(), at
+        extra = open_fds() - before
+        kept += bool(extra)
+        for fd in extra:
+            assert os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"), at
+            os.close(fd)
+    assert at > 100 or FEWER_POINTS
+    assert kept <= at // 8
+    gc.collect()  # nothing is left that takes one of those for its own, and would close another's
 
 
 def test_a_template_can_be_interrupted_anywhere(true: elfolio.SpawnTemplate) -> None:

@@ -8,9 +8,9 @@ loop that has add_reader, uvloop among them.
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from elfolio.spawn.capture import ALL, GRACE, OUTPUTS, Capturing, Completed
+from elfolio.spawn.capture import ALL, GRACE, OUTPUTS, Running
 from elfolio.spawn.child import Child
 
 if TYPE_CHECKING:
@@ -19,31 +19,39 @@ if TYPE_CHECKING:
 __all__ = ["AsyncChild", "adopt", "arun"]
 
 _STREAM_LIMIT = 2**16
+_Result = TypeVar("_Result")
 
 
-async def arun(capturing: Capturing) -> Completed:
-    """`Capturing.run` on the running loop. Cancelled, it kills the tree, reaps it, and lets go of its pipes."""
-    capturing.start()
+async def arun(running: Running[_Result]) -> _Result:
+    """`Running.run` on the running loop. Cancelled, it kills the tree, reaps it, and lets go of its pipes."""
     try:
-        if not await _pump(capturing, ALL, capturing.remaining()):
-            capturing.kill()
-            await _pump(capturing, OUTPUTS, GRACE)
-            raise capturing.expired()
-        capturing.child.poll()
+        running.start()
+        if not (await _pump(running, ALL, running.remaining()) and await _others_ended(running)):
+            running.kill()
+            await _pump(running, OUTPUTS, GRACE)
+            raise running.expired()
+        running.reap()
     except BaseException:
-        await _abandon(capturing)
+        await _abandon(running)
         raise
-    return capturing.completed()
+    return running.completed()
 
 
-async def _pump(capturing: Capturing, until: int, timeout: float | None) -> bool:
+async def _others_ended(running: Running[_Result]) -> bool:
+    for child in running.started[:-1]:
+        if not await _ended(child, running.remaining()):
+            return False
+    return True
+
+
+async def _pump(running: Running[_Result], until: int, timeout: float | None) -> bool:
     """Moves what comes until nothing of `until` is left; False at the timeout."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
     def turn() -> None:
         try:
-            left = capturing.move(0, until)
+            left = running.move(0, until)
         except OSError as error:
             if not done.done():
                 done.set_exception(error)
@@ -51,7 +59,7 @@ async def _pump(capturing: Capturing, until: int, timeout: float | None) -> bool
         if not left and not done.done():
             done.set_result(None)
 
-    return await _watched(capturing.fileno(), turn, done, timeout)
+    return await _watched(running.fileno(), turn, done, timeout)
 
 
 async def _watched(fd: int, ready: Callable[[], None], done: "asyncio.Future[None]", timeout: float | None) -> bool:
@@ -90,14 +98,14 @@ async def _ended(child: Child, timeout: float | None) -> bool:
     return await _watched(child.pidfd, ready, done, timeout)
 
 
-async def _abandon(capturing: Capturing) -> None:
-    child = capturing.child
+async def _abandon(running: Running[_Result]) -> None:
     try:
-        if child.returncode is None and child.poll() is None:
-            capturing.kill()
-            await _ended(child, GRACE)
+        if running.running():
+            running.kill()
+            for child in running.started:
+                await _ended(child, GRACE)
     finally:
-        capturing.abandon()
+        running.abandon()
 
 
 class AsyncChild:

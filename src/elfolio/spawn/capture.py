@@ -6,8 +6,9 @@ counted, or spilled to a file. The deadline holds whoever keeps the pipes; then 
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 
     from elfolio.spawn.template import Arguments, SpawnTemplate
 
-__all__ = ["Capturing", "Completed", "RunKeywords"]
+__all__ = ["Capturing", "Completed", "RunKeywords", "Running"]
 
 ALL = _native.CAPTURE_OPEN | _native.CAPTURE_ALIVE | _native.CAPTURE_INPUT
 OUTPUTS = _native.CAPTURE_OPEN | _native.CAPTURE_ALIVE
 GRACE = 0.5
 """Seconds that a killed tree gets to let go of its pipes before they are given up."""
 _NO_LIMIT = -1
+_PAST = 1
+"""A deadline that has passed: ask, do not wait."""
 
 
 class RunKeywords(SpawnKeywords, total=False):
@@ -45,6 +48,17 @@ class RunKeywords(SpawnKeywords, total=False):
     check: bool
     output_limit: int | None
     spill_dir: StrPath | None
+
+
+class Said(NamedTuple):
+    """What came of the outputs; `Completed` says what each one is."""
+
+    stdout: bytes | str | None
+    stderr: bytes | str | None
+    seconds: float
+    dropped: tuple[int, int]
+    spilled: tuple[IO[bytes] | None, IO[bytes] | None]
+    spill_errors: tuple[int, int]
 
 
 class Completed(NamedTuple):
@@ -87,8 +101,12 @@ class Completed(NamedTuple):
             raise CalledProcessError(self.returncode, self.args, self.stdout, self.stderr)
 
 
-class Capturing:
-    """One `run`: `input` is written to the child's standard input, and ends it.
+_Result = TypeVar("_Result")
+
+
+class Running(Generic[_Result]):
+    """Something that is started, fed, drained and waited for, as its keywords ask: `input` is written to its standard
+    input, and ends it.
 
     `capture_output` (the default) captures what of stdout and stderr is not led elsewhere by keyword. `text`,
     `encoding`, `errors` decode as in subprocess, newlines included. `timeout` in seconds; when it has passed the
@@ -111,14 +129,14 @@ class Capturing:
     output_limit: int | None = None
     spill_dir: StrPath | None = None
 
-    child: Child
+    started: list[Child]
+    """In their order. `move` sees the end of the last one."""
     pipes: _native.Capture | None = None
     _files: tuple[IO[bytes] | None, IO[bytes] | None] = (None, None)
     _ends: tuple[int, int] = (-1, -1)
 
-    def __init__(self, template: "SpawnTemplate", argv: "Arguments", keywords: RunKeywords) -> None:
-        self._template = template
-        self._argv = argv
+    def __init__(self, keywords: RunKeywords) -> None:
+        self.started = []
         options: dict[str, object] = {}
         for name, value in keywords.items():
             (self.__dict__ if name in _KEYWORDS else options)[name] = value
@@ -145,8 +163,20 @@ class Capturing:
             default if self.stderr is None else self.stderr,
         )
 
+    def command(self) -> "Sequence[object]":
+        """What errors call it."""
+        raise NotImplementedError
+
+    def launch(self, streams: Streams) -> None:
+        """Starts it on the child's side of `streams`, and adds every child to `started`."""
+        raise NotImplementedError
+
+    def completed(self) -> _Result:
+        """The result; everything has been reaped."""
+        raise NotImplementedError
+
     def start(self) -> None:
-        """Spawns the child and takes hold of its pipes."""
+        """Spawns, and takes hold of the pipes. After an error `abandon` is the caller's to call."""
         self._start_ns = time.monotonic_ns()
         self.deadline = deadline_after(self.timeout)
         data = self._encoded_input()
@@ -154,18 +184,13 @@ class Capturing:
         try:
             if self.spill_dir is not None:
                 self._files = self._spill_files(streams)
-            self.child = self._template.launch(self._argv, self._options, streams.child)
-        except BaseException:
-            streams.close()
-            self._close_files()
-            raise
-        streams.spawned()
-        self._ends = streams.ours[1], streams.ours[2]
-        limit = _NO_LIMIT if self.output_limit is None else self.output_limit
-        out, err = self._files
-        try:
+            self.launch(streams)
+            streams.spawned()
+            self._ends = streams.ours[1], streams.ours[2]
+            limit = _NO_LIMIT if self.output_limit is None else self.output_limit
+            out, err = self._files
             self.pipes = _native.Capture(
-                self.child.pidfd,
+                self.started[-1].pidfd,
                 streams.ours,
                 data,
                 limit,
@@ -173,7 +198,7 @@ class Capturing:
                 -1 if err is None else err.fileno(),
             )
         except BaseException:
-            self.abandon()
+            streams.close()
             raise
 
     def _encoded_input(self) -> bytes | bytearray | memoryview | None:
@@ -206,19 +231,22 @@ class Capturing:
         """Seconds until then; None for ever."""
         return None if self.deadline == FOREVER else (self.deadline - time.monotonic_ns()) / 1e9
 
-    def run(self) -> Completed:
+    def run(self) -> _Result:
         """The whole, blocking."""
-        self.start()
         try:
-            if self.move(self.deadline, ALL):
+            self.start()
+            if self.move(self.deadline, ALL) or not self._others_ended():
                 self.kill()
                 self.move(deadline_after(GRACE), OUTPUTS)
                 raise self.expired()
-            self.child.wait()
+            self.reap()
         except BaseException:
             self.abandon()
             raise
         return self.completed()
+
+    def _others_ended(self) -> bool:
+        return all(_native.await_end(child.pidfd, self.deadline) for child in self.started[:-1])
 
     def move(self, deadline: int, until: int) -> bool:
         """Moves what comes; whether anything of `until` was left at the deadline."""
@@ -228,17 +256,33 @@ class Capturing:
         """The descriptor that is readable whenever `move` has something to do."""
         return -1 if self.pipes is None else self.pipes.fileno()
 
+    def reap(self) -> None:
+        """Takes the status of what has ended."""
+        for child in self.started:
+            child.wait()
+
+    def running(self) -> bool:
+        """Whether there is somebody left to kill. Nobody is reaped: what else belongs to an ended one's tree is
+        known by the number that it still has."""
+        return not all(_native.await_end(child.pidfd, _PAST) for child in self._unreaped())
+
+    def _unreaped(self) -> list[Child]:
+        return [child for child in self.started if child.pidfd >= 0]
+
     def kill(self) -> None:
         """Kills the tree."""
-        self.child.kill_tree(self._ends)
+        # Not by the numbers of the start: one whose pipe has ended may be another thread's pipe by now, and
+        # those that write to it strangers.
+        self.started[-1].kill_tree(() if self.pipes is None else self.pipes.ends())
 
     def abandon(self) -> None:
         """After an error: kills what still runs, lets go of the pipes, reaps."""
-        child = self.child
-        with suppress(ChildProcessError):  # somebody else reaped it: there is another error to tell of
-            if child.returncode is None and child.poll() is None:
-                self.kill()
-                _native.await_end(child.pidfd, deadline_after(GRACE))
+        if self.running():
+            self.kill()
+        end = deadline_after(GRACE)
+        for child in self._unreaped():
+            _native.await_end(child.pidfd, end)
+            with suppress(ChildProcessError):  # somebody else reaped it: there is another error to tell of
                 child.poll()
         if self.pipes is not None:
             self.pipes.close()
@@ -249,31 +293,22 @@ class Capturing:
         from subprocess import TimeoutExpired
 
         out, err = self._output(0)[0], self._output(1)[0]
-        return TimeoutExpired(list(self._argv), self.timeout or 0.0, out, err)
+        return TimeoutExpired(self.command(), self.timeout or 0.0, out, err)  # type: ignore[arg-type]
 
-    def completed(self) -> Completed:
-        """The result; the child has been reaped."""
+    def said(self) -> Said:
+        """What there is to tell of the outputs; the pipes are closed."""
         out, out_dropped, out_error = self._output(0)
         err, err_dropped, err_error = self._output(1)
-        child = self.child
         if self.pipes is not None:
             self.pipes.close()
-        done = Completed(
-            child.args,
-            child.returncode or 0,
+        return Said(
             out,
             err,
-            child.pid,
-            child.temperature,
             (time.monotonic_ns() - self._start_ns) / 1e9,
             (out_dropped, err_dropped),
             self._kept_files((out_dropped, err_dropped)) if self.spill_dir is not None else (None, None),
             (out_error, err_error),
-            child.usage,
         )
-        if self.check:
-            done.check_returncode()
-        return done
 
     def _kept_files(self, dropped: tuple[int, int]) -> tuple[IO[bytes] | None, IO[bytes] | None]:
         for file, missing in zip(self._files, dropped, strict=True):
@@ -299,6 +334,40 @@ class Capturing:
 
     def _decoded(self, data: bytes, errors: str) -> str:
         return data.decode(self._codec(), errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+class Capturing(Running[Completed]):
+    """One `run` of one template."""
+
+    def __init__(self, template: "SpawnTemplate", argv: "Arguments", keywords: RunKeywords) -> None:
+        super().__init__(keywords)
+        self._template = template
+        self._argv = argv
+
+    def command(self) -> "Sequence[object]":
+        return list(self._argv)
+
+    def launch(self, streams: Streams) -> None:
+        self.started.append(self._template.launch(self._argv, self._options, streams.child))
+
+    def completed(self) -> Completed:
+        child, said = self.started[0], self.said()
+        done = Completed(
+            child.args,
+            child.returncode or 0,
+            said.stdout,
+            said.stderr,
+            child.pid,
+            child.temperature,
+            said.seconds,
+            said.dropped,
+            said.spilled,
+            said.spill_errors,
+            child.usage,
+        )
+        if self.check:
+            done.check_returncode()
+        return done
 
 
 _KEYWORDS = RunKeywords.__annotations__.keys() - SpawnKeywords.__annotations__.keys()

@@ -9,8 +9,6 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 from elfolio.errors import StaleTemplate, UnholdableProgram
@@ -20,6 +18,7 @@ from elfolio.spawn.options import NO_OPTIONS, Options
 from elfolio.spawn.plan import INHERITED
 from elfolio.spawn.pool import default_pool
 from elfolio.spawn.refusals import NO_PROCESS
+from elfolio.spawn.search import absolute, candidates, first_error, prefixes
 from elfolio.spawn.template import SpawnTemplate
 
 __all__ = ["launch"]
@@ -59,7 +58,7 @@ def _known(program: str, env: Any) -> SpawnTemplate | None:
     if program[:1] == "/":
         return pool.known(program)
     if env is None and "/" not in program:
-        for prefix in _prefixes(os.environ.get("PATH", os.defpath)):
+        for prefix in prefixes(os.environ.get("PATH", os.defpath)):
             path = prefix + program
             if os.access(path, os.F_OK, effective_ids=True):
                 return pool.known(path) if path[:1] == "/" else None
@@ -72,7 +71,7 @@ def _launch(call: Call, *, announced: bool) -> Child:
     streams = child_streams(call)
     options = options_of(call, streams)
     failures: list[int | str] = []
-    for given in _candidates(program, call):
+    for given in candidates(os.fsdecode(program), call.env):
         path = _absolute(given, call)
         template = _template(path, call, failures)
         if template is None:
@@ -92,7 +91,7 @@ def _launch(call: Call, *, announced: bool) -> Child:
         if not would_reach_exec(argv, call):
             raise LeftToStandard("no program found, and perhaps more wrong")
         _announce(program, argv, call)
-    number = _first_error(failures)
+    number = first_error(failures)
     raise OSError(number, os.strerror(number), program)
 
 
@@ -107,23 +106,6 @@ def _announce(program: Any, argv: list[Any], call: Call) -> None:
     sys.audit("subprocess.Popen", program, argv, call.cwd, call.env)
 
 
-def _candidates(program: Any, call: Call) -> Iterable[str]:
-    """What execve is given, one after the other (os._execvpe)."""
-    name = os.fsdecode(program)
-    if "/" in name:
-        return (name,)
-    # os.get_exec_path takes long to find that os.environ has no bytes in it.
-    folders = None if call.env is None else tuple(os.get_exec_path(call.env))
-    return [prefix + name for prefix in _prefixes(os.environ.get("PATH", os.defpath) if folders is None else folders)]
-
-
-@lru_cache(maxsize=16)
-def _prefixes(folders: str | tuple[str, ...]) -> list[str]:
-    """What os.path.join puts before a name."""
-    parts = folders.split(os.pathsep) if isinstance(folders, str) else folders
-    return [os.path.join(part, "") for part in parts]
-
-
 def _absolute(given: str, call: Call) -> str:
     """`given` as the child will find it, from its own working directory; nothing is normalised, as no link is."""
     if given.startswith("/") or not given:
@@ -131,13 +113,10 @@ def _absolute(given: str, call: Call) -> str:
     if call.as_other:
         # A directory on the way may be closed to the other user, though a relative path does not cross it.
         raise LeftToStandard("a relative path and another user")
-    cwd = "" if call.cwd is None else os.fsdecode(call.cwd)
-    if not cwd.startswith("/"):
-        try:
-            cwd = os.path.join(os.getcwd(), cwd)
-        except OSError:
-            raise LeftToStandard("the working directory has no name") from None
-    return os.path.join(cwd, given)
+    try:
+        return absolute(given, call.cwd)
+    except OSError:
+        raise LeftToStandard("the working directory has no name") from None
 
 
 def _template(path: str, call: Call, failures: list[int | str]) -> SpawnTemplate | None:
@@ -166,18 +145,3 @@ def _exec_error(error: OSError, call: Call) -> int:
     if call.cwd is not None and error.filename is call.cwd:
         raise error
     return number
-
-
-def _first_error(failures: list[int | str]) -> int:
-    """The error that counts, by the rule of os._execvpe: the first that is not about a missing file, else the
-    last one."""
-    numbers = [_why_missing(failure) if isinstance(failure, str) else failure for failure in failures]
-    return next((n for n in numbers if n not in (errno.ENOENT, errno.ENOTDIR)), numbers[-1])
-
-
-def _why_missing(path: str) -> int:
-    try:
-        os.stat(path)
-    except OSError as error:
-        return error.errno or errno.ENOENT
-    return errno.ENOENT

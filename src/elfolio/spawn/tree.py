@@ -1,4 +1,4 @@
-"""spawn.tree: kills a child and all that descends from it. In: a Child, our ends of its pipes. Out: a count.
+"""spawn.tree: kills children and all that descends from them. In: Child, our ends of its pipes. Out: a count.
 
 Never hits a stranger: a process is signalled through a pidfd, opened first and checked afterwards, so that a
 number given to somebody else in between is noticed. What belongs to the child, in the order of certainty:
@@ -16,7 +16,7 @@ forked to a stranger, and one that is stopped cannot fork.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from elfolio.spawn.child import Child
 
-__all__ = ["Process", "descendants", "kill_tree", "processes"]
+__all__ = ["Process", "descendants", "kill_tree", "kill_trees", "pipe_name", "processes"]
 
 _ROUNDS = 64
 _BUSY = ("R", "S")
@@ -82,58 +82,72 @@ def descendants(everyone: dict[int, Process], root: int) -> set[int]:
 def kill_tree(child: "Child", pipes: tuple[int, ...] = ()) -> int:
     """Kills `child` and its descendants; `pipes` are our reading ends of its pipes. Returns how many were sent
     SIGKILL. A child that has been reaped already has only its private cgroup left to kill."""
-    if child.cgroup is not None and child.cgroup.kill():
-        if child.returncode is not None:
-            child.cgroup.remove()
-        return 1
-    if child.returncode is not None:
-        return 0
-    names = {name for fd in pipes if (name := _pipe_name(fd)) is not None}
-    child.send_signal(signal.SIGSTOP)
-    stopped = _stop_all(child, names)
+    return kill_trees((child,), {name for fd in pipes if (name := pipe_name(fd)) is not None})
+
+
+def kill_trees(children: "Sequence[Child]", pipe_names: Collection[str]) -> int:
+    """`kill_tree` of children that were started together, and to whom the pipes belong together. One walk for
+    all: each of them may hold the pipes of the others."""
+    killed = 0
+    roots = []
+    for child in children:
+        if child.cgroup is not None and child.cgroup.kill():
+            if child.returncode is not None:
+                child.cgroup.remove()
+            killed += 1
+        elif child.returncode is None:
+            roots.append(child)
+    for root in roots:
+        root.send_signal(signal.SIGSTOP)
+    stopped = _stop_all(roots, pipe_names) if roots else {}
     for process in stopped.values():
         _signal_exactly(process, signal.SIGKILL)
-    child.kill()
-    return len(stopped) + 1
+    for root in roots:
+        root.kill()
+    return killed + len(stopped) + len(roots)
 
 
-def _stop_all(child: "Child", pipe_names: set[str]) -> dict[tuple[int, int], Process]:
+def _stop_all(roots: "Sequence[Child]", pipe_names: Collection[str]) -> dict[tuple[int, int], Process]:
     """Stops the descendants until a look finds nobody new, and nobody who may be in the middle of a fork."""
     stopped: dict[tuple[int, int], Process] = {}
     for _ in range(_ROUNDS):
         everyone = {p.pid: p for p in processes()}
-        members = _members(everyone, child, pipe_names)
+        found = [everyone[root.pid] for root in roots if root.pid in everyone]
+        members = _members(everyone, {root.pid for root in roots}, found, pipe_names)
         new = [p for p in members if (p.pid, p.started) not in stopped]
         for process in new:
             stopped[process.pid, process.started] = process
             _signal_exactly(process, signal.SIGSTOP)
-        root = everyone.get(child.pid)
-        if not new and all(p.state not in _BUSY for p in (*members, *([root] if root else []))):
+        if not new and all(p.state not in _BUSY for p in (*members, *found)):
             break
     return stopped
 
 
-def _members(everyone: dict[int, Process], child: "Child", pipe_names: set[str]) -> list[Process]:
-    root = everyone.get(child.pid)
-    ours = descendants(everyone, child.pid)
-    ours |= {p.pid for p in everyone.values() if child.pid in (p.session, p.group)}
-    if pipe_names and root is not None:
+def _members(
+    everyone: dict[int, Process], roots: set[int], found: list[Process], pipe_names: Collection[str]
+) -> list[Process]:
+    ours = {p.pid for p in everyone.values() if p.session in roots or p.group in roots}
+    for root in roots:
+        ours |= descendants(everyone, root)
+    if pipe_names and found:
+        first = min(root.started for root in found)
         ours |= {
             p.pid
             for p in everyone.values()
-            if p.pid not in ours and p.started >= root.started and _writes_to(p.pid, pipe_names)
+            if p.pid not in ours and p.started >= first and _writes_to(p.pid, pipe_names)
         }
-    return [everyone[pid] for pid in sorted(ours) if pid not in (os.getpid(), child.pid)]
+    return [everyone[pid] for pid in sorted(ours - roots) if pid != os.getpid()]
 
 
-def _pipe_name(fd: int) -> str | None:
+def pipe_name(fd: int) -> str | None:
+    """What /proc/PID/fd calls the pipe behind a descriptor of ours; None where there is none."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return None
 
 
-def _writes_to(pid: int, pipe_names: set[str]) -> bool:
+def _writes_to(pid: int, pipe_names: Collection[str]) -> bool:
     """Whether a process holds the writing end of such a pipe, to be kept over exec."""
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")
