@@ -40,7 +40,10 @@ EXEC: list[tuple[Any, dict[str, Any]]] = [
     (("sh", "-c", "kill -9 $$"), {}),
     (("sh", "-c", "echo a; echo b >&2"), {"stdout": None, "stderr": DEVNULL}),
     (("sh", "-c", "pwd; umask; echo $A"), {"cwd": "/", "umask": 0o27, "env": {"A": "b", "PATH": os.defpath}}),
-    (("renamed", "-c", "echo $0; cut -d' ' -f6 /proc/$$/stat | grep -cx $$"), {"executable": "/bin/sh", "start_new_session": True}),
+    (
+        ("renamed", "-c", "echo $0; cut -d' ' -f6 /proc/$$/stat | grep -cx $$"),
+        {"executable": "/bin/sh", "start_new_session": True},
+    ),
     (("true",), {"process_group": 0, "limit": 10}),
     (("true",), {"bufsize": 0, "shell": False, "text": False, "universal_newlines": False, "encoding": None}),
     (("no-such-program",), {}),
