@@ -80,7 +80,8 @@ CALLS = [("create_subprocess_exec", *call) for call in EXEC] + [("create_subproc
 
 
 @pytest.mark.skipif(
-    sys.version_info < (3, 11, 4), reason="asyncio's own start loses pipes where it fails; later 3.11 do not"
+    sys.version_info < (3, 11, 4),
+    reason="asyncio's own start loses pipes where it fails before 3.11.4; to force: make clean test PYTHON=python3.12",
 )
 @pytest.mark.parametrize(("name", "args", "keywords"), CALLS, ids=range(len(CALLS)))
 def test_the_same_as_asyncios_own(run: Run[Any], name: str, args: Any, keywords: dict[str, Any]) -> None:
