@@ -114,7 +114,7 @@ def test_a_swap_between_check_and_exec(audit: str, program: Path, programs: Path
                 template.spawn([mark, "1000"], actions=actions)
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            assert not cmdline.read_text().startswith(mark)
+            assert not cmdline.read_bytes().startswith(mark.encode())
 
 
 def test_strict_lets_a_child_execute_something_else() -> None:
