@@ -20,6 +20,8 @@ from tests.conftest import WALL
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+"""Whether this is `make test-sanitized`: AddressSanitizer keeps freed memory for a while, and cannot be without."""
 
 
 @dataclass(frozen=True)

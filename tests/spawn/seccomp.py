@@ -18,10 +18,12 @@ _X86_64 = {
     "execve": 59,
     "fcntl": 72,
     "mmap": 9,
+    "prctl": 157,
 }
 _AARCH64 = {**_X86_64, "ioctl": 29, "clone": 220, "getdents64": 61, "execveat": 281, "execve": 221} | {
     "fcntl": 25,
     "mmap": 222,
+    "prctl": 167,
 }
 
 # include/uapi/linux/bpf_common.h, seccomp.h, prctl.h
@@ -32,6 +34,8 @@ _NUMBER_AT, _ARGUMENTS_AT = 0, 16
 
 ENOSYS = errno.ENOSYS
 EPERM = errno.EPERM
+EINVAL = errno.EINVAL
+PR_SET_MEMORY_MERGE = 67
 CLONE_PIDFD = 0x1000
 PIDFD_GET_INFO = 0xFF0B
 """Type and number of the ioctl; its size has grown with the kernel."""

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import elfolio
-from tests.spawn.comparing import all_ours, same, script
+from tests.spawn.comparing import all_ours, same, script, seen
 from tests.spawn.probing import in_fresh_host
 
 pytestmark = pytest.mark.usefixtures("empty_pool")
@@ -100,6 +101,50 @@ def test_wrong_calls_fail_as_in_subprocess(args: Any, keywords: dict[str, Any], 
         for program in ("true", "/bin/true"):
             elfolio.run([program])
     assert isinstance(same(args, **keywords)[0], type)
+
+
+class Number:
+    """What can be used as 0, and is none."""
+
+    def __index__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return other == 0
+
+    __hash__ = object.__hash__
+
+
+class Stream:
+    """Something with a descriptor that is none."""
+
+    def __init__(self, descriptor: Any) -> None:
+        self.descriptor = descriptor
+
+    def fileno(self) -> Any:
+        return self.descriptor
+
+
+ODD: list[Any] = [-1.0, 0.0, 1.0, -2, True, False, None, "", "0", b"", [], (), {}, {2}, frozenset(), range(0), Number()]
+ODD += [2**31, -(2**31) - 1, 2**40, -(2**40), float("nan"), Decimal(-1), -1 + 0j, (0.0,), (True,), ["2"], (Number(),)]
+JUDGED = ["umask", "process_group", "user", "group", "extra_groups", "pipesize", "close_fds", "pass_fds"]
+JUDGED += ["restore_signals", "start_new_session", "shell", "cwd", "env", "stdin", "creationflags", "text"]
+
+
+@pytest.mark.filterwarnings("ignore:pass_fds overriding", "ignore:line buffering")
+@pytest.mark.parametrize("program", ["/bin/true", "true", "/no/such/program"])
+@pytest.mark.parametrize("keyword", JUDGED)
+def test_odd_values_are_judged_as_in_subprocess(keyword: str, program: str) -> None:
+    """Whatever a keyword is given, floats that equal its default included: taken, or refused with the same words."""
+    elfolio.run(["true"])
+    elfolio.run(["/bin/true"])
+    for value in ODD:
+        same([program], **{keyword: value})
+    for descriptor in ODD if keyword == "stdin" else []:
+        same([program], stdin=Stream(descriptor))
+    if keyword == "pass_fds":
+        for run in (subprocess.run, elfolio.run):  # each with an iterator of its own
+            assert seen(run, ["sh", "-c", "ls /proc/self/fd"], pass_fds=iter((0,)))[1] == b"0\n1\n2\n3\n"
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,28 @@ def test_a_cgroup_without_clone3(probe_path: Any) -> None:
     assert answer == [True] * 4
 
 
+def test_merging_where_the_kernel_cannot(probe_path: Any) -> None:
+    """A kernel without PR_SET_MEMORY_MERGE answers EINVAL, as to nonsense: the error says what would be needed."""
+
+    def host(probe: str) -> list[Any]:
+        import elfolio
+        from tests.spawn.seccomp import EINVAL, EPERM, PR_SET_MEMORY_MERGE, deny
+
+        said = []
+        for number in (EINVAL, EPERM):
+            deny(("prctl", number, 0, 0xFFFF, PR_SET_MEMORY_MERGE))
+            try:
+                elfolio.SpawnTemplate(probe).spawn(["probe", "/dev/null"], memory_merge=True)
+            except OSError as error:
+                said.append([error.errno, error.strerror])
+        return said
+
+    assert in_fresh_host(host, str(probe_path)) == [
+        [22, "memory_merge: Invalid argument; it needs Linux 6.4, built with CONFIG_KSM"],
+        [1, "memory_merge: Operation not permitted"],
+    ]
+
+
 def test_no_way_to_close_is_no_way_to_leak(probe_path: Any) -> None:
     """Without close_range and without /proc, descriptors are closed number by number; none gets through."""
 

@@ -3,8 +3,13 @@
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import elfolio
 from elfolio.spawn import names
 from tests.spawn.probing import ROOT, in_fresh_host
 
@@ -55,6 +60,59 @@ def test_the_directory_goes_with_the_process(probe_path: Path, open_folder: Path
     assert left not in name_directories()
     assert names._links.folder is not None
     assert names._links.folder in name_directories()
+
+
+def work(alias: str, answer: Connection) -> None:
+    """What a worker does: it starts a program under another name, and tells where its links are."""
+    with elfolio.SpawnTemplate(alias) as template:
+        template.spawn(["x", "/dev/null"]).wait()
+    answer.send(names._links.folder)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("busy", [False, True], ids=["", "parent-too"])
+def test_the_directory_goes_with_a_worker(method: str, busy: bool, probe_path: Path, open_folder: Path) -> None:
+    """A worker of multiprocessing, which ends without atexit, removes its directory, and no other's."""
+    alias = open_folder / "alias"
+    alias.symlink_to(probe_path)
+
+    def host(alias: str, method: str, busy: bool) -> list[object]:
+        import multiprocessing
+        import os
+
+        import elfolio
+        from elfolio.spawn import names
+        from tests.spawn.test_names_directory import work
+
+        if busy:
+            elfolio.SpawnTemplate(alias).spawn(["x", "/dev/null"]).wait()
+        context: Any = multiprocessing.get_context(method)
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=work, args=(alias, theirs))
+        worker.start()
+        folder = ours.recv()
+        worker.join()
+        kept = names._links.folder
+        return [os.path.exists(folder), folder != kept, (kept is not None and os.path.exists(kept)) == busy]
+
+    assert in_fresh_host(host, str(alias), method, busy) == [False, True, True]
+
+
+def test_multiprocessing_is_not_imported(probe_path: Path, open_folder: Path) -> None:
+    """A host that has no workers does not pay for them."""
+    alias = open_folder / "alias"
+    alias.symlink_to(probe_path)
+
+    def host(alias: str) -> list[object]:
+        import sys
+
+        import elfolio
+        from elfolio.spawn import names
+
+        elfolio.SpawnTemplate(alias).spawn(["x", "/dev/null"]).wait()
+        return [names._links.folder is not None, any(name.startswith("multiprocessing") for name in sys.modules)]
+
+    assert in_fresh_host(host, str(alias)) == [True, False]
 
 
 def test_many_processes_make_their_directories_at_once(probe_path: Path, open_folder: Path) -> None:

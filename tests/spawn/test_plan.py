@@ -55,6 +55,8 @@ IMPOSSIBLE_OPTIONS: list[dict[str, Any]] = [
     {"actions": ["close 3"]},
     {"actions": [None]},
     {"env": {}, "env_allow": ["PATH"]},
+    {"env": {"PATH"}},
+    {"env": ["A=b"]},
     {"inherit_fds": True, "close_targets": True},
     {"start_new_session": True, "process_group": 0},
     {"controlling_tty": 0},

@@ -1,6 +1,7 @@
 """Races between check and exec: whatever is swapped in meanwhile, the pinned program runs or none does."""
 
 import os
+import random
 import select
 import shutil
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ from tests.spawn.probing import answer_file, between_check_and_exec, look, snaps
 
 @contextmanager
 def replacer(path: Path, programs: Path) -> Iterator[None]:
-    """A process that renames two programs over `path` in turn, as fast as it can."""
+    """A process that renames two programs over `path` in turn, and rests at random: a template of a file this new waits
+    for the next tick of the clock, and what comes without a rest is gone by then."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(writing)
         spare = f"{path}.spare"
-        while not select.select([reading], [], [], 0)[0]:
+        rest = random.Random(1)
+        while not select.select([reading], [], [], rest.choice((0, 0.03 * rest.random())))[0]:
             for code in ("7", "8"):
                 shutil.copy(programs / f"exit-{code}", spare)
                 os.rename(spare, path)
@@ -111,7 +114,7 @@ def test_a_swap_between_check_and_exec(audit: str, program: Path, programs: Path
                 template.spawn([mark, "1000"], actions=actions)
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            assert not cmdline.read_text().startswith(mark)
+            assert not cmdline.read_bytes().startswith(mark.encode())
 
 
 def test_strict_lets_a_child_execute_something_else() -> None:

@@ -1,6 +1,7 @@
 """kill_tree: all that descends from a child, and nobody else."""
 
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -122,14 +123,79 @@ def test_a_tree_that_grows_while_it_is_killed(sh: elfolio.SpawnTemplate) -> None
         with started(sh, "echo $$; " + grow, 1, rlimits={6: (300, 300)}) as (child, _):
             child.kill_tree()
             child.wait()
-        left = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if marker.encode() in _read(path) and alive(int(path.parent.name))
+        assert survivors(marker) == []
+
+
+def survivors(marker: str) -> list[int]:
+    """Processes with `marker` in their command lines that are not just about to end; ended now."""
+    pidfds = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(path.parent.name)
+        if marker.encode() in _read(path) and alive(pid) and pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                pidfds[pid] = os.pidfd_open(pid)
+    left = []
+    for pid, pidfd in pidfds.items():
+        if not select.select([pidfd], [], [], 2)[0]:
+            left.append(pid)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+    return left
+
+
+# A child of the session's leader has 150 children that only wait, and then one with a group of its own, which forks
+# when it is woken.
+WAKING = """
+import os, signal
+
+def pause():
+    while True:
+        signal.pause()
+
+def again(*_):
+    if not os.fork():
+        os.setsid()
+        os.close(1)
+
+if not os.fork():
+    for _ in range(150):
+        os.fork() or pause()
+    if not os.fork():
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCONT, again)
+        print(os.getpid(), flush=True)
+pause()
+"""
+
+
+def test_a_group_that_the_kernel_wakes() -> None:
+    """Processes of a group of their own, which the kernel lets go on when the father of their leader is killed,
+    do not come to fork."""
+    marker = f"waking-{os.getpid()}"
+    with elfolio.SpawnTemplate(sys.executable) as python:
+        for _ in range(3):
+            with started(python, f"{WAKING}# {marker}", 1, start_new_session=True) as (child, _):
+                child.kill_tree()
+                child.wait()
+            assert survivors(marker) == []
+
+
+@pytest.mark.parametrize("state", ["T", "D"])
+def test_a_fork_in_the_middle(state: str, sh: elfolio.SpawnTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process has forked while it was being stopped is found: after a look in which all were at rest there is
+    one more."""
+    with started(sh, f"echo $$; {SLEEP}", 1) as (child, _):
+        root = tree.Process(child.pid, 1, 1, 1, 1, "T")
+        parent, late = (tree.Process(pid, child.pid, 1, 1, 1, "R") for pid in (2**30, 2**30 + 1))
+        looks = [
+            [root, parent],
+            [root, dataclasses.replace(parent, state=state)],  # it forks behind the listing's back
+            [root, dataclasses.replace(parent, state="T"), late],
         ]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        assert left == []
+        calm = [dataclasses.replace(process, state="T") for process in (root, parent, late)]
+        monkeypatch.setattr(tree, "processes", lambda: looks.pop(0) if looks else calm)
+        assert child.kill_tree() == 3
 
 
 def _read(path: Path) -> bytes:

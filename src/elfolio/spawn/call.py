@@ -4,7 +4,7 @@ Where the standard library would take time and guessing to follow, it makes that
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from elfolio.errors import InvalidArgument
@@ -12,10 +12,9 @@ from elfolio.spawn.actions import LAST_FD
 from elfolio.spawn.options import NO_OPTIONS, Options
 from elfolio.spawn.plan import INHERITED, compile_plan
 
-__all__ = ["Call", "LeftToStandard", "child_streams", "command", "options_of", "would_reach_exec"]
+__all__ = ["Call", "LeftToStandard", "are_streams", "child_streams", "command", "options_of", "would_reach_exec"]
 
 _UNJUDGED = "an option that only the standard library can judge"
-_INT_MAX = 0x7FFFFFFF
 
 
 class LeftToStandard(Exception):
@@ -81,7 +80,8 @@ def options_of(call: Call, streams: tuple[int, int, int]) -> Options:
 
 
 def _wanted(call: Call) -> dict[str, Any]:
-    if not all(isinstance(n, int) and n <= _INT_MAX for n in (call.umask, call.process_group)):
+    numbers = call.umask, call.process_group, call.restore_signals, call.start_new_session
+    if not all(isinstance(n, int) and -LAST_FD - 1 <= n <= LAST_FD for n in numbers):  # a C int
         raise LeftToStandard(_UNJUDGED)
     if call.start_new_session and call.process_group >= 0:
         raise LeftToStandard("start_new_session and process_group together")
@@ -110,19 +110,26 @@ def _wanted(call: Call) -> dict[str, Any]:
 
 
 def _passed(pass_fds: Any) -> list[int]:
-    passed = sorted({int(fd) for fd in pass_fds})
-    if not 0 <= passed[0] <= passed[-1] <= LAST_FD:
+    # What can be gone through only once must be left whole to the standard library.
+    if not isinstance(pass_fds, Collection) or not all(isinstance(fd, int) and 0 <= fd <= LAST_FD for fd in pass_fds):
         raise LeftToStandard("pass_fds that are no descriptors")
-    return passed
+    return sorted(set(pass_fds))
+
+
+def are_streams(streams: tuple[Any, Any, Any]) -> bool:
+    """Whether they are descriptors or INHERITED; what an object's `fileno` gave, and what was given as a number, may be
+    anything."""
+    stdin, stdout, stderr = streams
+    return type(stdin) is type(stdout) is type(stderr) is int and min(streams) >= INHERITED and max(streams) <= LAST_FD
 
 
 def child_streams(call: Call) -> tuple[int, int, int]:
     """The descriptors, or INHERITED, that become the child's 0, 1 and 2."""
     streams = [call.p2cread, call.c2pwrite, call.errwrite]
-    if min(streams) < INHERITED:
+    if not are_streams((call.p2cread, call.c2pwrite, call.errwrite)):
         raise LeftToStandard("a stream that is no descriptor")
-    for fd in call.pass_fds:
-        if 0 <= fd <= 2 and streams[fd] == INHERITED:
+    for fd in _passed(call.pass_fds):
+        if fd <= 2 and streams[fd] == INHERITED:
             streams[fd] = fd  # passed by its number: inherited even if it is close-on-exec
     return streams[0], streams[1], streams[2]
 

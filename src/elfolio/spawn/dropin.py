@@ -9,13 +9,13 @@ import errno
 import os
 import subprocess
 import sys
+from operator import is_
 from typing import Any
 
 from elfolio.errors import StaleTemplate, UnholdableProgram
-from elfolio.spawn.call import Call, LeftToStandard, child_streams, command, options_of, would_reach_exec
+from elfolio.spawn.call import Call, LeftToStandard, are_streams, child_streams, command, options_of, would_reach_exec
 from elfolio.spawn.child import Child
 from elfolio.spawn.options import NO_OPTIONS, Options
-from elfolio.spawn.plan import INHERITED
 from elfolio.spawn.pool import default_pool
 from elfolio.spawn.refusals import NO_PROCESS
 from elfolio.spawn.search import absolute, candidates, first_error, prefixes
@@ -28,25 +28,32 @@ _BLAMES_CWD = "noexec:chdir" not in subprocess.Popen._execute_child.__code__.co_
 """Before 3.13 the standard library names the working directory whatever has failed between fork and exec."""
 
 
-_NOTHING_BUT_ENV = (None, None, True, (), None), (None, 0, False), (True, None, None, None, -1, False, -1)
-"""What Call holds from `executable` to `cwd`, to `shell`, and from `restore_signals` on, when nothing is asked for."""
+_NOTHING_BUT_ENV = (None, None, True, (), None, None, 0, False, True, None, None, None, -1, False, -1)
+"""What Call holds from `executable` to `cwd`, to `shell`, and from `restore_signals` on, when nothing is asked for.
+What is merely equal, such as -1.0, is another thing to the standard library."""
 
 
 def launch(call: Call) -> Child:
     """Starts what `call` asks for. Raises LeftToStandard, and what `subprocess` raises."""
-    asked = call[1:6], call[7:10], call[16:]
-    args = call[0]
+    args, env = call.args, call.env
     streams = call.p2cread, call.c2pwrite, call.errwrite
     template = None
-    if asked == _NOTHING_BUT_ENV and type(args) is list and args and type(args[0]) is str and min(streams) >= INHERITED:
-        template = _known(args[0], call.env)
+    if (
+        all(map(is_, call[1:6] + call[7:10] + call[16:], _NOTHING_BUT_ENV))
+        and type(args) is list
+        and args
+        and type(args[0]) is str
+        and (env is None or type(env) is dict)
+        and are_streams(streams)
+    ):
+        template = _known(args[0], env)
     if template is None or subprocess._fork_exec is not _fork_exec or not subprocess._USE_VFORK:  # type: ignore[attr-defined]
         return _launch(call, announced=False)
     # Most starts, by the shortest way: each call before the clone is a part of what a start costs. What goes
     # wrong here goes wrong again below, where it is told as the standard library tells it.
-    sys.audit("subprocess.Popen", args[0], args, None, call.env)
+    sys.audit("subprocess.Popen", args[0], args, None, env)
     try:
-        options = NO_OPTIONS if call.env is None else Options(env=call.env)
+        options = NO_OPTIONS if env is None else Options(env=env)
         return template.launch(args, options, streams)
     except OSError:
         return _launch(call, announced=True)

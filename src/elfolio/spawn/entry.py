@@ -197,7 +197,8 @@ def _watch(tracee: Tracee, entry: Entry) -> None:
     for point in points:
         tracee.uproot(point)
     entry.registers = registers
-    entry.reads_all = any(_looks_at_environ(obj) for obj in entry.objects[1:])
+    # Functions of DT_PREINIT_ARRAY are the program's, and handed the environment.
+    entry.reads_all = entry.program.dynamic.has_preinit or any(_looks_at_environ(obj) for obj in entry.objects[1:])
 
 
 def _looks_at_environ(obj: Object) -> bool:

@@ -12,6 +12,7 @@ which directories a killed one has left.
 import atexit
 import fcntl
 import os
+import sys
 import threading
 from contextlib import suppress
 
@@ -101,7 +102,17 @@ def _directory() -> str:
         while made is None:
             made = _locked_directory(base)
         _links.folder, _links.folder_fd = made
+        _remove_in_worker()
     return _links.folder
+
+
+def _remove_in_worker() -> None:
+    """A worker of multiprocessing ends without atexit; it has an end of its own. Where its parent had not imported
+    multiprocessing, this is no worker."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        # After whatever else may start something: multiprocessing's own lowest is -100.
+        util.Finalize(None, remove_links, exitpriority=-1000)
 
 
 def _locked_directory(base: str) -> tuple[str, int] | None:

@@ -135,6 +135,8 @@ class Options:
     def _check(self) -> None:
         if self.env is not None and self.env_allow is not None:
             raise InvalidArgument("env and env_allow exclude each other")
+        if self.env is not None and not hasattr(self.env, "items"):  # a set would be taken for env_allow
+            raise InvalidArgument(f"env must be a mapping, not {self.env!r}")
         if self.inherit_fds and self.close_targets:
             raise InvalidArgument("inherit_fds and close_targets exclude each other")
         if self.start_new_session and self.process_group is not None:

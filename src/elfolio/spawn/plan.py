@@ -9,6 +9,7 @@ import signal
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from errno import EINVAL
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
@@ -43,6 +44,8 @@ _CLOSE_RANGE_UNSHARE = 2
 _CLOSE_RANGE_CLOEXEC = 4
 _DEV_NULL = b"/dev/null\0"
 _RLIM_INFINITY = 0xFFFFFFFFFFFFFFFF
+_NEEDED = {("memory_merge", EINVAL): "; it needs Linux 6.4, built with CONFIG_KSM"}
+"""Where a kernel's errno is what it says to anything that it does not know."""
 
 
 def _signal_bits(signals: Iterable[int]) -> int:
@@ -84,7 +87,7 @@ class Plan:
         if label == "cwd":
             return OSError(errno, reason, options.cwd)
         if isinstance(label, str):
-            return OSError(errno, f"{label}: {reason}")
+            return OSError(errno, f"{label}: {reason}{_NEEDED.get((label, errno), '')}")
         index, action = label
         return OSError(errno, f"action {index}, {action!r}: {reason}")
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Process", "descendants", "kill_tree", "kill_trees", "pipe_name", "processes"]
 
 _ROUNDS = 64
-_BUSY = ("R", "S")
-"""States of a process that has not stopped yet. One that waits in the kernel (D) stops before it goes on."""
+_BUSY = ("R", "S", "D")
+"""States of a process that has not stopped yet. Waiting in the kernel (D) it may be in the middle of a fork, which a
+signal sent to one process does not restart since c3ad2c3b02e9 ("signal: Don't restart fork when signals come in"),
+Linux 4.19: the child comes to be, and only then its parent stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ def kill_trees(children: "Sequence[Child]", pipe_names: Collection[str]) -> int:
     for root in roots:
         root.send_signal(signal.SIGSTOP)
     stopped = _stop_all(roots, pipe_names) if roots else {}
-    for process in stopped.values():
+    # The youngest first: where a process ends whose child leads a stopped group, the kernel sends that group SIGHUP
+    # and SIGCONT (kernel/exit.c, kill_orphaned_pgrp), and what goes on may fork.
+    for process in sorted(stopped.values(), key=lambda p: (p.started, p.pid), reverse=True):
         _signal_exactly(process, signal.SIGKILL)
     for root in roots:
         root.kill()
@@ -108,8 +112,10 @@ def kill_trees(children: "Sequence[Child]", pipe_names: Collection[str]) -> int:
 
 
 def _stop_all(roots: "Sequence[Child]", pipe_names: Collection[str]) -> dict[tuple[int, int], Process]:
-    """Stops the descendants until a look finds nobody new, and nobody who may be in the middle of a fork."""
+    """Stops the descendants until a look finds nobody new that began when all of them had stopped: what a fork that
+    was still going on during the look before has made is in it."""
     stopped: dict[tuple[int, int], Process] = {}
+    at_rest = False
     for _ in range(_ROUNDS):
         everyone = {p.pid: p for p in processes()}
         found = [everyone[root.pid] for root in roots if root.pid in everyone]
@@ -118,8 +124,9 @@ def _stop_all(roots: "Sequence[Child]", pipe_names: Collection[str]) -> dict[tup
         for process in new:
             stopped[process.pid, process.started] = process
             _signal_exactly(process, signal.SIGSTOP)
-        if not new and all(p.state not in _BUSY for p in (*members, *found)):
+        if at_rest and not new:
             break
+        at_rest = not new and all(p.state not in _BUSY for p in (*members, *found))
     return stopped
 
 

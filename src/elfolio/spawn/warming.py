@@ -82,8 +82,6 @@ def examine(pinned: int) -> Dynamic:
         raise NotWarm("static")
     if os.path.basename(program.interpreter).startswith("ld-musl"):
         raise NotWarm("musl")
-    if program.has_preinit:
-        raise NotWarm("sanitizer", "DT_PREINIT_ARRAY")
     return program
 
 
