@@ -4,6 +4,7 @@ Each is what its users write. Directory and environment are the host's own, stan
 """
 
 import asyncio
+import hashlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,11 @@ class Outcome:
     out: bytes
     err: bytes
     temperature: str = ""
+
+    def digest(self) -> str:
+        """Of the status and both outputs, and of where one ends and the other begins."""
+        head = f"{self.status} {len(self.out)} {len(self.err)}\n".encode()
+        return hashlib.sha256(head + self.out + self.err).hexdigest()
 
 
 class Backend:

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def calls(wanted: Iterable[str]) -> tuple[list[Call], list[str]]:
     shells = {form: shutil.which(form.split()[0]) for form in FORMS[1:]}
     for name in wanted:
         command = TOOLS[name]
-        path = command.path()
+        path = _python() if command.tool == "python" else command.path()
         if path is None:
             missing.append(f"{name}: {command.tool} is missing; on Debian: apt-get install {command.package}")
             continue
@@ -71,6 +72,17 @@ def calls(wanted: Iterable[str]) -> tuple[list[Call], list[str]]:
         line = shlex.join((word, *command.arguments))
         made += [Call(name, form, (shell, "-c", line)) for form, shell in shells.items() if shell is not None]
     return made, missing
+
+
+def _python() -> str:
+    """The first python3 on PATH that is a program: a version manager puts shell scripts there. Else this one."""
+    for directory in os.get_exec_path():
+        path = os.path.abspath(os.path.join(directory, "python3"))
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            with open(path, "rb") as file:
+                if file.read(4) == b"\x7fELF":
+                    return path
+    return os.path.realpath(sys.executable)
 
 
 def make_ground(directory: Path) -> dict[str, str]:

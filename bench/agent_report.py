@@ -21,7 +21,7 @@ __all__ = ["Cell", "Report", "delta", "percent"]
 
 _EVEN = 0.03
 """How far from 0 an A/A delta may be before the figures mean little."""
-_HEADINGS = ("workers", "calls", "calls/s", "seconds", "delta", "its quartiles", "ran")
+_HEADINGS = ("", "calls", "calls/s", "seconds", "delta", "its quartiles", "ran")
 _PAGE = """# Benchmarks
 
 Written by `make bench`, which runs `bench/agent_tools.py`: the harness of the kernel's proposal for spawn templates,
@@ -31,7 +31,8 @@ ask a small git repository, and run small programs; standard input is /dev/null.
 
 Every backend takes its turn in every round. Calls a second and seconds are medians of the rounds, a delta is the median
 of the rounds' ratios of calls a second to those of asyncio's subprocess. That one runs twice: "again" shows how far
-apart equal things come out. The floor is the harness without any process. "ran" says at which temperature.
+apart equal things come out. The floor is the harness without any process. "ran" says at which temperature. asyncio is
+that of the Python named below; before 3.12 it waits for each child in a thread.
 
 """
 
@@ -114,8 +115,7 @@ class Report:
             by_title.setdefault(title, []).append(cell)
         for title, cells in by_title.items():
             rows = [_row(cell, backend) for cell in cells for backend in cell.turns]
-            headings = ("tool" if cells[0].workload.tool else "workers", *_HEADINGS[1:])
-            yield show(title, headings, rows, markdown=markdown)
+            yield show(title, _HEADINGS, rows, markdown=markdown)
 
     def _deltas(self, markdown: bool) -> str:
         """Nothing but the deltas: a line for each workload and split."""

@@ -31,7 +31,8 @@ _ROUNDS, _QUICK_ROUNDS = 5, 3
 _FEWEST_ROUNDS = 5
 """For a page that is kept."""
 _QUICK_SHARE = 0.25
-_QUICK_SPLITS = (Split(1, 16), Split(4, 4))
+_QUICK_SPLITS = (Split(4, 4),)
+_QUICK_MIXES = ("whole", "no-node-python")
 
 
 def chosen(known: Iterable[str]) -> Callable[[str], list[str]]:
@@ -61,7 +62,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, metavar="N", help=f"turns of every backend ({_ROUNDS})")
     parser.add_argument("--calls", type=float, metavar="SHARE", help="of the usual number of calls a turn (1)")
-    parser.add_argument("--quick", action="store_true", help="few rounds, calls and splits: a minute, for a look")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of two mixes at 4x4: a minute, for a look")
     names = ",".join
     parser.add_argument("--tools", type=chosen(TOOLS), default=list(TOOLS), metavar="NAMES", help=names(TOOLS))
     parser.add_argument(
@@ -78,7 +79,7 @@ def parsed() -> argparse.Namespace:
     options.rounds = options.rounds if options.rounds is not None else _QUICK_ROUNDS if options.quick else _ROUNDS
     options.calls = options.calls if options.calls is not None else _QUICK_SHARE if options.quick else 1
     options.splits = options.splits or (_QUICK_SPLITS if options.quick else SPLITS)
-    options.mixes = options.mixes or [name for name in MIXES if not (options.quick and name == "each")]
+    options.mixes = options.mixes or (_QUICK_MIXES if options.quick else list(MIXES))
     if options.rounds < 1 or options.calls <= 0:
         parser.error("--rounds must be at least 1, and --calls more than 0")
     if options.write is not None and options.rounds < _FEWEST_ROUNDS:
@@ -140,7 +141,12 @@ def main() -> int:
     if find_spec("autogen_core") is None:
         print("bench/agent_tools: needs autogen-core: pip install autogen-core, or make bench", file=sys.stderr)
         return 2
-    report = measure(options)
+    try:
+        report = measure(options)
+    except KeyboardInterrupt:
+        progress("")
+        print("bench/agent_tools: interrupted", file=sys.stderr)
+        return 130
     print(report.text(markdown=options.markdown))
     if options.json is not None:
         options.json.write_text(json.dumps(report.as_json()))

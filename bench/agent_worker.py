@@ -8,9 +8,9 @@ all processes share, digests of what each command said, and temperatures.
 
 import argparse
 import asyncio
-import hashlib
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -77,15 +77,9 @@ def told(ended: Sequence[tuple[int, Outcome]]) -> dict[str, object]:
     """What there is to compare, taken when the clock has stopped."""
     digests: dict[int, set[str]] = {}
     for index, outcome in ended:
-        digests.setdefault(index, set()).add(digest(outcome))
+        digests.setdefault(index, set()).add(outcome.digest())
     temperatures = Counter(outcome.temperature for _, outcome in ended if outcome.temperature)
     return {"digests": {index: sorted(seen) for index, seen in digests.items()}, "temperatures": temperatures}
-
-
-def digest(outcome: Outcome) -> str:
-    """Status and both outputs, and where one ends and the other begins."""
-    head = f"{outcome.status} {len(outcome.out)} {len(outcome.err)}\n".encode()
-    return hashlib.sha256(head + outcome.out + outcome.err).hexdigest()
 
 
 def serve(name: str, report: int) -> None:
@@ -107,19 +101,18 @@ def serve(name: str, report: int) -> None:
         loop.close()
 
 
-def main() -> int:
-    """Exit status."""
+def main() -> None:
+    """Serves whoever started it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backend", choices=list(BACKENDS))
+    backend = parser.parse_args().backend
+    # An interrupt reaches the whole group; what there is to say about it the harness says.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Nothing that a tool or a library writes may reach the answers.
     report = os.dup(1)
     os.dup2(2, 1)
-    try:
-        serve(parser.parse_args().backend, report)
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    serve(backend, report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
