@@ -81,7 +81,7 @@ def reason_missing(name: str) -> str | None:
         return "uvloop is not installed (pip install uvloop)"
     if name in _TEMPERATURES:
         try:
-            _template("/bin/true", temperature=name).close()
+            _template("/bin/sh", temperature=name).close()
         except elfolio.InvalidArgument as error:
             return error.strerror
     return None

@@ -53,8 +53,8 @@ def splits(text: str) -> list[Split]:
     """A converter of comma-separated splits."""
     try:
         return [Split.parse(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}: not like 4x4,8x2") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 4x4,8x2") from None
 
 
 def parsed() -> argparse.Namespace:
