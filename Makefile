@@ -43,8 +43,9 @@ test-sanitized: .venv-asan/.elfolio .venv-asan/.dev ## tests/spawn with AddressS
 		UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 		$(ASAN) -m pytest --capture=sys tests/spawn -m "$(EVERYDAY)" $(ARGS)
 
-bench: .venv/.elfolio .venv/.bench ## the figures of the README
+bench: .venv/.elfolio .venv/.bench ## the figures of the README, and docs/benchmarks.md: a quarter of an hour
 	$(PY) bench/spawn.py $(ARGS)
+	$(PY) bench/agent_tools.py --write docs/benchmarks.md $(AGENT_ARGS)
 
 check: .venv/.elfolio .venv/.dev ## format, lint, types, the order of the rooms, stale docs
 	$(PY) -m ruff format --check .

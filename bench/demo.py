@@ -16,6 +16,7 @@ if __package__ in (None, ""):
 
 from bench import machine
 from bench.duel import Compared, compare
+from bench.progress import progress
 from bench.table import show
 from bench.tools import commands, make_input
 
@@ -73,15 +74,12 @@ def as_json(results: list[Compared]) -> dict[str, object]:
 def measure() -> list[Compared]:
     """All commands, in a directory that is gone afterwards."""
     results = []
-    on_terminal = sys.stderr.isatty()
     with tempfile.TemporaryDirectory(prefix="elfolio-demo-") as folder:
         make_input(Path(folder))
         for command in commands():
-            if on_terminal:
-                print(f"\r\x1b[K{command.label}", end="", file=sys.stderr, flush=True)
+            progress(command.label)
             results.append(compare(command, Path(folder)))
-    if on_terminal:
-        print("\r\x1b[K", end="", file=sys.stderr)
+    progress("")
     return results
 
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypedDict
@@ -33,8 +33,11 @@ class NoCompiler(Exception):
 class Server:
     """One such process, ended with the `with` block."""
 
-    def __init__(self, argv: Sequence[str | Path]) -> None:
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(
+        self, argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=cwd, env=env)
 
     def __enter__(self) -> "Server":
         return self
@@ -47,6 +50,12 @@ class Server:
         with self._process:
             pass
 
+    def say(self, line: str) -> None:
+        """Tells it what to do."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
     def line(self) -> str:
         """What it says next."""
         assert self._process.stdout is not None
@@ -58,9 +67,7 @@ class Server:
     def take(self, subject: str, count: int, argv: Sequence[str]) -> list[int]:
         """`count` latencies of starting `argv` (an absolute path and arguments) by the way called `subject`,
         after one start that is not counted."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\t".join((subject, str(count + 1), *argv)) + "\n")
-        self._process.stdin.flush()
+        self.say("\t".join((subject, str(count + 1), *argv)))
         samples = [int(word) for word in self.line().split()]
         if len(samples) != count + 1:
             raise RuntimeError(f"{subject}: {len(samples)} samples instead of {count + 1}")

@@ -18,6 +18,7 @@ if __package__ in (None, ""):
 
 from bench import machine
 from bench.plan import AGAIN, FLOOR, LOOPS, PYTHON, Table, tables
+from bench.progress import progress
 from bench.samples import ratio, spread
 from bench.servers import NoCompiler, Server, compile_floor, greeting, start_floor, start_python
 from bench.table import show
@@ -81,12 +82,6 @@ def fill(table: Table, servers: dict[str, Server], rounds: int, batch: int) -> l
             samples[i].append(servers[row.server].take(row.subject, batch, table.argv))
     progress("")
     return samples
-
-
-def progress(text: str) -> None:
-    """On a terminal, in place."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Table], Samples, dict[str, object]]:
