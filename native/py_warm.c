@@ -239,11 +239,11 @@ static int environment_from(struct warm *w, PyObject *strings)
 static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *surroundings, *objects, *environment, *variables;
-    int socket, pid, pidfd, whole;
+    int socket, taken, pid, pidfd, whole;
     unsigned long long peer, rotate_after;
     long long max_age_ns;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "iKiiO!O!O!pO!KL", &socket, &peer, &pid, &pidfd, surroundings_type, &surroundings,
+    if (!PyArg_ParseTuple(args, "iiKiiO!O!O!pO!KL", &socket, &taken, &peer, &pid, &pidfd, surroundings_type, &surroundings,
                           &PyList_Type, &objects, &PyList_Type, &environment, &whole, &PyList_Type, &variables,
                           &rotate_after, &max_age_ns))
         return NULL;
@@ -264,6 +264,7 @@ static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     w->pid = pid;
     w->pidfd = pidfd;
     w->socket = socket;
+    w->taken = taken;
     warm_adopt(w);
     return (PyObject *)self;
 }
@@ -304,7 +305,7 @@ static PyType_Slot warm_slots[] = {
     {Py_tp_new, (void *)warm_new},
     {Py_tp_dealloc, (void *)warm_dealloc},
     {Py_tp_methods, warm_methods},
-    {Py_tp_doc, "Warm(socket, peer_inode, pid, pidfd, surroundings, objects, environment, whole, variables, rotate_after, max_age_ns): owns the "
+    {Py_tp_doc, "Warm(socket, taken, peer_inode, pid, pidfd, surroundings, objects, environment, whole, variables, rotate_after, max_age_ns): owns the "
                 "socket and the pidfd."},
     {0, NULL},
 };

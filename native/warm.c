@@ -38,12 +38,13 @@ void warm_after_fork(void)
         pthread_mutex_init(&w->lock, NULL);
         w->dead = 1;
         close(w->socket);
+        close(w->taken);
         close(w->pidfd);
         if (w->standby_pidfd >= 0)
             close(w->standby_pidfd);
         if (w->next_pidfd >= 0)
             close(w->next_pidfd);
-        w->socket = w->pidfd = w->standby_pidfd = w->next_pidfd = -1;
+        w->socket = w->taken = w->pidfd = w->standby_pidfd = w->next_pidfd = -1;
     }
     all = NULL;
     surroundings_after_fork();
@@ -184,7 +185,8 @@ void warm_close(struct warm *w)
     if (killed)
         reap_unannounced(w);
     close(w->socket);
-    w->socket = w->pidfd = w->standby_pidfd = w->next_pidfd = -1;
+    close(w->taken);
+    w->socket = w->taken = w->pidfd = w->standby_pidfd = w->next_pidfd = -1;
     w->standby = w->next_standby = 0;
 }
 
@@ -456,6 +458,11 @@ static void hand_over(struct warm *w, struct launch *l)
     w->next_standby = 0;
     w->next_pidfd = -1;
     w->served++;
+    /* The next one is born from here on, not when the request was read: woken by the child, the template would wait for
+     * its processor (measured: for all of `true`'s life); woken by us, it has ours as soon as we wait. */
+    uint64_t one = 1;
+    if (write(w->taken, &one, sizeof one) < 0)
+        w->dead = 1;
 }
 
 static enum warm_outcome settle(struct warm *w, struct launch *l, const struct answer *answer, uint32_t *detail)

@@ -57,7 +57,8 @@ struct warm_object {
 struct warm {
     struct warm *next, **before; /* of all, for forked children */
     pthread_mutex_t lock;
-    int socket, peer_inode_known;
+    int socket;
+    int taken; /* eventfd: tells the template that its standby has been taken */
     uint64_t peer_inode;
     pid_t pid, standby, next_standby; /* the next one is born as soon as one is taken, before that one answers */
     int pidfd, standby_pidfd, next_pidfd;

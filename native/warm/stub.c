@@ -121,8 +121,6 @@ static int take_request(int fds[WARM_FDS])
     if ((uint64_t)got < sizeof *r || r->magic != WARM_MAGIC || m.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
         rest != r->step_count * sizeof(struct step) + r->blob_bytes + r->string_bytes)
         fail(WARM_STEP_REQUEST, -EINVAL);
-    uint64_t one = 1;
-    sys3(SYS_write, WARM_FD_TAKEN, &one, sizeof one); /* the next one may be born */
     int count = 0;
     if (m.msg_controllen >= CMSG_LEN(0) && control.head.cmsg_type == SCM_RIGHTS) {
         count = (int)((control.head.cmsg_len - CMSG_LEN(0)) / sizeof(int));

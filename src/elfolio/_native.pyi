@@ -71,6 +71,7 @@ class Warm:
     def __new__(
         cls,
         socket: int,
+        taken: int,
         peer_inode: int,
         pid: int,
         pidfd: int,

@@ -89,7 +89,7 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
     """Starts it; `name` is its argv[0]. Raises NotWarm with the reason, and leaves nothing behind then."""
     began = time.monotonic()
     with ExitStack() as stack:
-        ours, theirs, options = _channel(stack)
+        ours, taken, theirs, options = _channel(stack)
         born_into = _native.Surroundings()
         proxy = _native.Proxy()
         stack.callback(proxy.close)
@@ -111,7 +111,8 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 objects = _objects(entry, began)
                 _install(tracee, entry)
             warm = _native.Warm(
-                ours.fileno(), theirs, child.pid, child.pidfd, born_into, objects, environment,
+                ours.fileno(),
+                taken.fd, theirs, child.pid, child.pidfd, born_into, objects, environment,
                 entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9),
             )  # fmt: skip
         except BaseException as error:
@@ -124,29 +125,46 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
         pid = child.pid
         child.detach()
         ours.detach()
+        taken.detach()
     files = tuple(os.fsdecode(path) for path, _ in objects)
     return Warmth(warm, pid, files, time.monotonic() - began, time.monotonic())
 
 
-def _channel(stack: ExitStack) -> tuple[socket.socket, int, Options]:
-    """Our end, the inode of theirs, and the options that give the template what it needs, at its numbers."""
+class _Descriptor:
+    """One that is closed unless it has been handed on."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> None:
+        self.fd = -1
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, Options]:
+    """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     stack.enter_context(ours)
     stack.enter_context(theirs)
+    taken = _Descriptor(os.eventfd(0, os.EFD_CLOEXEC))
+    stack.callback(taken.close)
+    owner = os.pidfd_open(os.getpid())
+    stack.callback(os.close, owner)
     high = []
     pairs = (
         (theirs.fileno(), _native.WARM_FD_CONTROL),
-        (os.pidfd_open(os.getpid()), _native.WARM_FD_OWNER),
-        (os.eventfd(0, os.EFD_CLOEXEC), _native.WARM_FD_TAKEN),
+        (owner, _native.WARM_FD_OWNER),
+        (taken.fd, _native.WARM_FD_TAKEN),
     )
     for fd, target in pairs:
-        if fd != theirs.fileno():
-            stack.callback(os.close, fd)
         copy = fcntl(fd, F_DUPFD_CLOEXEC, _ABOVE)
         stack.callback(os.close, copy)
         high.append(Dup2(copy, target))
     options = Options(actions=high)
-    return ours, os.fstat(theirs.fileno()).st_ino, options
+    return ours, taken, os.fstat(theirs.fileno()).st_ino, options
 
 
 class _deadline:
@@ -375,4 +393,3 @@ def _memory_map(pid: int, brk: int) -> MemoryMap:
         field(50),
         field(51),
     )
-
