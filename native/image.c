@@ -191,17 +191,33 @@ static void kill_and_reap(struct launch *l)
     l->pid = l->pidfd = -1;
 }
 
+struct checked {
+    struct image *image;
+    struct image_result *result;
+};
+
+static int check_passes(void *of)
+{
+    struct checked *c = of;
+    int64_t start = clock_ns();
+    image_check(c->image, c->result);
+    c->result->check_ns = clock_ns() - start;
+    return c->result->status == IMAGE_READY;
+}
+
 /* Whether the launch has come to an end, good or bad; 0: it is to be done cold. */
 static int launch_warm(struct image *image, struct launch *l, struct warm_way way, struct image_result *result)
 {
+    struct checked checked = {image, result};
     int64_t start = clock_ns();
-    image_check(image, result);
-    int64_t checked = clock_ns();
-    if (result->status != IMAGE_READY)
+    *result = (struct image_result){.status = IMAGE_READY, .warm = WARM_OUTCOMES};
+    if (getpid() != image->owner || generation != image->generation)
+        return 0; /* said by the cold way */
+    result->warm = warm_launch(way.warm, l, way.plan, (struct warm_check){check_passes, &checked},
+                               &result->warm_detail);
+    result->launch_ns = clock_ns() - start - result->check_ns;
+    if (result->warm == WARM_FORBIDDEN)
         return 1;
-    result->warm = warm_launch(way.warm, l, way.plan, &result->warm_detail);
-    result->check_ns = checked - start;
-    result->launch_ns = clock_ns() - checked;
     if (result->warm == WARM_STARTED) {
         l->how |= HOW_WARM;
         return 1;

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "warm.h"
@@ -21,7 +22,7 @@ static PyObject *surroundings_new(PyTypeObject *type, PyObject *args, PyObject *
     if (!PyArg_ParseTuple(args, ""))
         return NULL;
     SurroundingsObject *self = (SurroundingsObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    int err = self ? surroundings_read(&self->surroundings, 0) : 0;
+    int err = self ? surroundings_read(&self->surroundings, 0, 1) : 0;
     if (err) {
         raise_errno(err);
         Py_CLEAR(self);
@@ -100,11 +101,11 @@ static PyObject *warm_plan_new(PyTypeObject *type, PyObject *args, PyObject *kwa
 {
     PyObject *steps, *sources, *targets, *kept;
     unsigned flags;
-    int may_block, repeatable;
+    int highest, may_fail, may_block, repeatable;
     uint32_t target_count;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O!IOOOpp", steps_type, &steps, &flags, &sources, &targets, &kept, &may_block,
-                          &repeatable))
+    if (!PyArg_ParseTuple(args, "O!IOOOippp", steps_type, &steps, &flags, &sources, &targets, &kept, &highest,
+                          &may_fail, &may_block, &repeatable))
         return NULL;
     WarmPlanObject *self = (WarmPlanObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (!self)
@@ -123,6 +124,8 @@ static PyObject *warm_plan_new(PyTypeObject *type, PyObject *args, PyObject *kwa
     p->blob = l.blob;
     p->blob_bytes = (uint32_t)blob_bytes_of(steps);
     p->flags = flags;
+    p->highest = highest;
+    p->may_fail = may_fail;
     p->may_block = may_block;
     p->repeatable = repeatable;
     return (PyObject *)self;
@@ -137,7 +140,7 @@ static void warm_plan_dealloc(PyObject *self)
 static PyType_Slot warm_plan_slots[] = {
     {Py_tp_new, (void *)warm_plan_new},
     {Py_tp_dealloc, (void *)warm_plan_dealloc},
-    {Py_tp_doc, "WarmPlan(steps, flags, sources, targets, kept, may_block, repeatable): see struct warm_plan."},
+    {Py_tp_doc, "WarmPlan(steps, flags, sources, targets, kept, highest, may_fail, may_block, repeatable): see struct warm_plan."},
     {0, NULL},
 };
 
@@ -239,11 +242,11 @@ static int environment_from(struct warm *w, PyObject *strings)
 static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *surroundings, *objects, *environment, *variables;
-    int socket, taken, pid, pidfd, whole;
+    int socket, taken, slots, pid, pidfd, whole;
     unsigned long long peer, rotate_after;
     long long max_age_ns;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "iiKiiO!O!O!pO!KL", &socket, &taken, &peer, &pid, &pidfd, surroundings_type, &surroundings,
+    if (!PyArg_ParseTuple(args, "iiiKiiO!O!O!pO!KL", &socket, &taken, &slots, &peer, &pid, &pidfd, surroundings_type, &surroundings,
                           &PyList_Type, &objects, &PyList_Type, &environment, &whole, &PyList_Type, &variables,
                           &rotate_after, &max_age_ns))
         return NULL;
@@ -251,12 +254,24 @@ static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!self)
         return NULL;
     struct warm *w = &self->warm;
+    void *mapped = mmap(NULL, WARM_SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, slots, 0);
+    if (mapped == MAP_FAILED) {
+        Py_DECREF(self);
+        return raise_errno(errno);
+    }
     w->socket = -1; /* the caller's, until there is an object to own it */
     w->whole_environment = whole;
     w->surroundings = ((SurroundingsObject *)surroundings)->surroundings;
     if (objects_from(w, objects) || variables_from(w, variables) || environment_from(w, environment)) {
+        munmap(mapped, WARM_SLOT_BYTES);
         Py_DECREF(self);
         return NULL;
+    }
+    int err = warm_adopt(w);
+    if (err) {
+        munmap(mapped, WARM_SLOT_BYTES);
+        Py_DECREF(self);
+        return raise_errno(err);
     }
     w->peer_inode = peer;
     w->rotate_after = rotate_after;
@@ -265,7 +280,7 @@ static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     w->pidfd = pidfd;
     w->socket = socket;
     w->taken = taken;
-    warm_adopt(w);
+    w->slots = mapped;
     return (PyObject *)self;
 }
 
@@ -291,7 +306,7 @@ static PyObject *warm_facts(PyObject *self, PyObject *unused)
 {
     struct warm *w = &((WarmObject *)self)->warm;
     (void)unused;
-    return Py_BuildValue("(iiKLi)", (int)w->pid, (int)w->standby, (unsigned long long)w->served, (long long)w->born_ns,
+    return Py_BuildValue("(iiKLi)", (int)w->pid, (int)w->standby[0].pid, (unsigned long long)w->served, (long long)w->born_ns,
                          w->dead);
 }
 
@@ -305,7 +320,7 @@ static PyType_Slot warm_slots[] = {
     {Py_tp_new, (void *)warm_new},
     {Py_tp_dealloc, (void *)warm_dealloc},
     {Py_tp_methods, warm_methods},
-    {Py_tp_doc, "Warm(socket, taken, peer_inode, pid, pidfd, surroundings, objects, environment, whole, variables, rotate_after, max_age_ns): owns the "
+    {Py_tp_doc, "Warm(socket, taken, slots, peer_inode, pid, pidfd, surroundings, objects, environment, whole, variables, rotate_after, max_age_ns): owns the "
                 "socket and the pidfd."},
     {0, NULL},
 };

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -126,22 +127,22 @@ static int read_status(struct surroundings *s, int fresh)
 
 /* --- the rest ------------------------------------------------------------------------------------ */
 
-static int read_directory(const char *path, uint64_t out[3])
+int directory_read(const char *path, uint64_t out[3])
 {
     struct statx x;
     if (statx(AT_FDCWD, path, AT_NO_AUTOMOUNT, STATX_INO | STATX_MNT_ID, &x))
-        return 0;
+        return errno;
     out[0] = (uint64_t)x.stx_dev_major << 32 | x.stx_dev_minor;
     out[1] = x.stx_ino;
     out[2] = x.stx_mnt_id; /* a mount namespace's own */
-    return 1;
+    return 0;
 }
 
 /* Only with CAP_SYS_ADMIN can they be changed without a new user namespace, at which `confined` shows. */
 static int read_namespaces(struct surroundings *s, int fresh)
 {
-    static const char *const kinds[8] = {"net", "ipc", "uts", "mnt", "cgroup", "pid_for_children", "time_for_children",
-                                         "user"};
+    /* A mount namespace of its own shows in `root`, a user namespace in `confined`. */
+    static const char *const kinds[] = {"net", "ipc", "uts", "cgroup", "pid_for_children", "time_for_children"};
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2];
     if (sys2(SYS_capget, &head, data) < 0 || !(data[0].permitted >> CAP_SYS_ADMIN & 1))
@@ -150,11 +151,10 @@ static int read_namespaces(struct surroundings *s, int fresh)
     int fd = own ? open_source(SOURCE_NS, "thread-self") : kept_source(SOURCE_NS, fresh);
     if (fd < 0)
         return 0;
-    for (int i = 0; i < 8; i++) {
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         char link[64] = "";
-        if (readlinkat(fd, kinds[i], link, sizeof link - 1) > 0)
-            s->namespaces[i] = strtoull(link + strcspn(link, "["), NULL, 10) | 1;
-        const char *number = strchr(link, '[');
+        ssize_t n = readlinkat(fd, kinds[i], link, sizeof link - 1);
+        const char *number = n > 0 ? strchr(link, '[') : NULL;
         s->namespaces[i] = number ? strtoull(number + 1, NULL, 10) : 0;
     }
     if (own)
@@ -174,16 +174,19 @@ static int read_terminal(struct surroundings *s, int fresh)
     return at && sscanf(at + 2, "%*c %d %d %d %d", &ppid, &group, &session, &s->terminal) == 4;
 }
 
-static int read_once(struct surroundings *s, int template_pid, int fresh)
+static int read_once(struct surroundings *s, int template_pid, int had_terminal, int fresh)
 {
     memset(s, 0, sizeof *s);
     if (!read_status(s, fresh) || !read_text(SOURCE_LIMITS, 0, fresh, &s->limits) ||
         !read_text(SOURCE_CGROUP, 1, fresh, &s->cgroup) || !read_text(SOURCE_OOM, 0, fresh, &s->oom_score) ||
         !read_text(SOURCE_COREDUMP, 0, fresh, &s->coredump_filter) || !read_namespaces(s, fresh) ||
-        !read_terminal(s, fresh) || !read_directory(".", s->cwd) || !read_directory("/", s->root))
+        directory_read(".", s->cwd) || directory_read("/", s->root))
         return 0;
     s->group = (int)sys1(SYS_getpgid, 0);
     s->session = (int)sys1(SYS_getsid, 0);
+    s->leads = s->session == (int)sys0(SYS_getpid);
+    if ((had_terminal || s->leads) && !read_terminal(s, fresh))
+        return 0;
     sys4(SYS_sched_getattr, 0, s->attr, 48, 0);
     sys3(SYS_sched_getaffinity, 0, sizeof s->affinity, s->affinity);
     s->ioprio = (int)sys2(SYS_ioprio_get, 1, 0);
@@ -192,6 +195,9 @@ static int read_once(struct surroundings *s, int template_pid, int fresh)
     s->keyring = (int)sys3(SYS_keyctl, 0, -3, 0); /* the session keyring's id, making none */
     s->merge = (int)sys5(SYS_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0, 0);
     sys5(SYS_get_mempolicy, &s->policy, s->nodes, sizeof s->nodes * 8, 0, 0);
+    if (!template_pid)
+        for (int i = 0; i < 16; i++)
+            sys4(SYS_prlimit64, 0, i, 0, s->limit[i]);
     /* A process in a Landlock domain, or a user namespace, of its own may look at nobody outside of it. A thread of
      * another root or umask than its process's shows too. */
     if (template_pid)
@@ -201,14 +207,38 @@ static int read_once(struct surroundings *s, int template_pid, int fresh)
     return 1;
 }
 
-int surroundings_read(struct surroundings *s, int template_pid)
+int surroundings_read(struct surroundings *s, int template_pid, int had_terminal)
 {
-    return read_once(s, template_pid, 0) || read_once(s, template_pid, 1) ? 0 : EIO;
+    return read_once(s, template_pid, had_terminal, 0) || read_once(s, template_pid, had_terminal, 1) ? 0 : EIO;
 }
 
 static int same_text(const struct text *a, const struct text *b)
 {
     return a->length == b->length && !memcmp(a->bytes, b->bytes, (size_t)a->length);
+}
+
+uint32_t surroundings_limits_to_set(const struct surroundings *born, const struct surroundings *now,
+                                    uint64_t limit[16][2])
+{
+    uint32_t differs = 0;
+    if (same_text(&born->limits, &now->limits))
+        return 0;
+    for (int i = 0; i < 16; i++) {
+        sys4(SYS_prlimit64, 0, i, 0, limit[i]);
+        differs |= memcmp(limit[i], born->limit[i], sizeof limit[i]) ? 1U << i : 0;
+    }
+    return differs;
+}
+
+int surroundings_limits_unfit(const struct surroundings *born, const struct surroundings *now)
+{
+    uint64_t limit[16][2];
+    uint32_t differs = surroundings_limits_to_set(born, now, limit);
+    for (int i = 0; i < 16; i++)
+        if (differs >> i & 1 && limit[i][1] > born->limit[i][1])
+            return 1;
+    /* The kernel reads them at exec, the C library at its start. */
+    return (differs & (1U << RLIMIT_STACK | 1U << RLIMIT_AS | 1U << RLIMIT_DATA)) != 0;
 }
 
 #define SAME(field) (!memcmp(&a->field, &b->field, sizeof a->field))
@@ -220,7 +250,6 @@ enum drift surroundings_differ(const struct surroundings *a, const struct surrou
         int same;
     } parts[] = {
         {DRIFT_ROOT, SAME(root)},
-        {DRIFT_LIMITS, same_text(&a->limits, &b->limits)},
         {DRIFT_SCHEDULING, SAME(attr)},
         {DRIFT_AFFINITY, SAME(affinity) && SAME(cpus_and_nodes)},
         {DRIFT_IOPRIO, SAME(ioprio)},
@@ -237,6 +266,7 @@ enum drift surroundings_differ(const struct surroundings *a, const struct surrou
         {DRIFT_TERMINAL, SAME(terminal)},
         {DRIFT_SECCOMP, SAME(seccomp) && SAME(filters)},
         {DRIFT_CONFINED, !b->confined},
+        {DRIFT_LIMITS, same_text(&a->limits, &b->limits)},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!parts[i].same)

@@ -56,14 +56,25 @@ struct surroundings {
     uint64_t namespaces[8];
     int policy, ioprio, timer_slack, personality, keyring, session, terminal, thp, merge, seccomp, filters;
     char cpus_and_nodes[640]; /* of the status file: what a cpuset allows */
+    uint64_t limit[16][2];
     struct text limits, cgroup, oom_score, coredump_filter;
-    int confined;
+    int confined, leads;
 };
 
-/* 0 or an errno. `with_namespaces`: whether the caller may change them at all (CAP_SYS_ADMIN). */
-int surroundings_read(struct surroundings *s, int template_pid);
+/* 0 or an errno. `template_pid`: a process that was born into the surroundings to compare with, or 0; `had_terminal`:
+ * whether those had a controlling terminal, without which only a session's leader can have got one. */
+int surroundings_read(struct surroundings *s, int template_pid, int had_terminal);
+/* Resource limits that a child can be given after its birth: those that nothing has read by then, and not above the
+ * hard ones that the template was born with. Called where DRIFT_LIMITS is all that differs. */
+int surroundings_limits_unfit(const struct surroundings *born, const struct surroundings *now);
+/* Which they are, as bits; fills in the values. */
+uint32_t surroundings_limits_to_set(const struct surroundings *born, const struct surroundings *now,
+                                    uint64_t limit[16][2]);
+/* Limits come last: where they are what differs, all else is the same. */
 enum drift surroundings_differ(const struct surroundings *a, const struct surroundings *b);
 /* In a forked child: the descriptors kept are of the parent's /proc files. */
 void surroundings_after_fork(void);
+/* Device, inode and mount of a directory. 0 or an errno. */
+int directory_read(const char *path, uint64_t out[3]);
 
 #endif

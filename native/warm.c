@@ -3,12 +3,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -19,12 +20,14 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
-#ifndef SIOCOUTQ
-#define SIOCOUTQ 0x5411 /* include/uapi/linux/sockios.h: TIOCOUTQ */
-#endif
 
 #define PATIENCE_NS 2000000000LL /* an answer takes some tens of microseconds */
 #define LOOK_NS 200000000LL      /* how often to look what one does that does not come */
+
+struct outgoing {
+    struct request request;
+    char rest[WARM_MESSAGE - sizeof(struct request)];
+};
 
 /* --- all of them: a forked child must not hold the sockets open ----------------------------------- */
 
@@ -40,21 +43,23 @@ void warm_after_fork(void)
         close(w->socket);
         close(w->taken);
         close(w->pidfd);
-        if (w->standby_pidfd >= 0)
-            close(w->standby_pidfd);
-        if (w->next_pidfd >= 0)
-            close(w->next_pidfd);
-        w->socket = w->taken = w->pidfd = w->standby_pidfd = w->next_pidfd = -1;
+        for (int i = 0; i <= WARM_DEPTH; i++) {
+            if (w->standby[i].pid)
+                close(w->standby[i].pidfd);
+            w->standby[i].pid = 0;
+        }
+        w->socket = w->taken = w->pidfd = -1;
     }
     all = NULL;
     surroundings_after_fork();
 }
 
-void warm_adopt(struct warm *w)
+int warm_adopt(struct warm *w)
 {
+    w->outgoing = malloc(sizeof *w->outgoing);
+    if (!w->outgoing)
+        return ENOMEM;
     pthread_mutex_init(&w->lock, NULL);
-    w->standby = w->next_standby = 0;
-    w->standby_pidfd = w->next_pidfd = -1;
     w->born_ns = clock_ns();
     pthread_mutex_lock(&all_lock);
     w->next = all;
@@ -63,27 +68,28 @@ void warm_adopt(struct warm *w)
         all->before = &w->next;
     all = w;
     pthread_mutex_unlock(&all_lock);
+    return 0;
 }
 
-/* --- replies --------------------------------------------------------------------------------------- */
+/* --- births ---------------------------------------------------------------------------------------- */
 
 union control {
     struct cmsghdr head;
     char bytes[CMSG_SPACE(WARM_FDS * sizeof(int))];
 };
 
-/* 1: one came; 0: none yet; -1: none will. */
-static int read_reply(struct warm *w, struct reply *reply, int *fd)
+/* 1: one was told; 0: none yet; -1: none will be. */
+static int read_birth(struct warm *w, struct birth *birth, int *fd)
 {
     union control control;
-    struct iovec iov = {reply, sizeof *reply};
+    struct iovec iov = {birth, sizeof *birth};
     struct msghdr m = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_SPACE(sizeof(int))};
     ssize_t got = recvmsg(w->socket, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     *fd = -1;
     if (got < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : -1;
-    if (got != sizeof *reply)
+    if (got != sizeof *birth)
         return -1;
     if (m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(&control.head), sizeof *fd);
@@ -112,17 +118,6 @@ static int has_ended(int pidfd, int64_t wait_ns)
     struct pollfd p = {pidfd, POLLIN, 0};
     struct timespec limit = {wait_ns / 1000000000, wait_ns % 1000000000};
     return pidfd < 0 || ppoll(&p, 1, &limit, NULL) > 0;
-}
-
-static void note_birth(struct warm *w, const struct reply *reply, int fd)
-{
-    if (!w->standby) {
-        w->standby = reply->pid;
-        w->standby_pidfd = fd;
-    } else {
-        w->next_standby = reply->pid;
-        w->next_pidfd = fd;
-    }
 }
 
 /* A template that was killed may have borne a child and not come to say so. It stands by at our socket. */
@@ -154,7 +149,7 @@ static void reap_unannounced(struct warm *w)
 
 void warm_close(struct warm *w)
 {
-    struct reply reply;
+    struct birth birth;
     int fd;
     if (w->socket < 0)
         return;
@@ -172,22 +167,21 @@ void warm_close(struct warm *w)
         sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, 0, 0);
     }
     reap(w->pid, w->pidfd);
-    while (read_reply(w, &reply, &fd) > 0) {
-        if (reply.kind == REPLY_BORN)
-            note_birth(w, &reply, fd);
-        else if (fd >= 0)
-            close(fd);
+    for (int i = 0; i <= WARM_DEPTH; i++) {
+        if (w->standby[i].pid)
+            kill_and_reap(w->standby[i].pid, w->standby[i].pidfd);
+        w->standby[i].pid = 0;
     }
-    if (w->standby)
-        kill_and_reap(w->standby, w->standby_pidfd);
-    if (w->next_standby)
-        kill_and_reap(w->next_standby, w->next_pidfd);
+    while (read_birth(w, &birth, &fd) > 0)
+        if (birth.pid && fd >= 0)
+            kill_and_reap(birth.pid, fd);
     if (killed)
         reap_unannounced(w);
     close(w->socket);
     close(w->taken);
-    w->socket = w->taken = w->pidfd = w->standby_pidfd = w->next_pidfd = -1;
-    w->standby = w->next_standby = 0;
+    munmap(w->slots, WARM_SLOT_BYTES);
+    w->slots = NULL;
+    w->socket = w->taken = w->pidfd = -1;
 }
 
 void warm_free(struct warm *w)
@@ -200,6 +194,8 @@ void warm_free(struct warm *w)
     free(w->objects);
     free(w->variables);
     free(w->environment);
+    free(w->outgoing);
+    w->outgoing = NULL;
     w->object_count = w->variable_count = 0;
 }
 
@@ -210,24 +206,11 @@ static int starts(const char *s, const char *prefix)
     return !strncmp(s, prefix, strlen(prefix));
 }
 
-/* What the loader and the C library read by themselves, at their start or in what constructors call (glibc's
- * sysdeps/generic/unsecvars.h, and the locale's). */
-static int is_fixed(const char *variable, size_t n)
-{
-    static const char *const fixed[] = {"GCONV_PATH", "GETCONF_DIR", "HOSTALIASES", "LANG", "LANGUAGE", "LOCALDOMAIN",
-                                        "LOCPATH", "NIS_PATH", "NLSPATH", "OUTPUT_CHARSET", "POSIXLY_CORRECT",
-                                        "RESOLV_HOST_CONF", "RES_OPTIONS", "TMPDIR", "TZ", "TZDIR"};
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
-        if (!strncmp(variable, fixed[i], n) && !fixed[i][n])
-            return 1;
-    return 0;
-}
-
 int warm_variable_counts(const struct warm *w, const char *variable)
 {
     size_t n = strcspn(variable, "=");
-    if (w->whole_environment || starts(variable, "LD_") || starts(variable, "GLIBC_") || starts(variable, "MALLOC_") ||
-        starts(variable, "LC_") || is_fixed(variable, n))
+    /* The dynamic linker's own, and the C library's tunables, are read without getenv. All else was seen to be read. */
+    if (w->whole_environment || starts(variable, "LD_") || starts(variable, "GLIBC_") || starts(variable, "MALLOC_"))
         return 1;
     for (uint32_t i = 0; i < w->variable_count; i++)
         if (!strncmp(variable, w->variables[i], n) && !w->variables[i][n])
@@ -284,14 +267,8 @@ static int is_inherited(int fd)
     return flags >= 0 && !(flags & FD_CLOEXEC);
 }
 
-struct outgoing {
-    struct request request;
-    char rest[WARM_MESSAGE - sizeof(struct request)];
-};
-
 /* Fills in *out and the descriptors to send; the bytes of the message, or 0 where it is too large. */
-static size_t compose(const struct warm *w, const struct launch *l, const struct warm_plan *plan,
-                      const struct surroundings *now, struct outgoing *out, int fds[WARM_FDS])
+static size_t compose(const struct launch *l, const struct warm_plan *plan, struct outgoing *out, int fds[WARM_FDS])
 {
     struct request *r = &out->request;
     size_t steps = plan->step_count * sizeof *plan->steps, used = steps + plan->blob_bytes;
@@ -306,14 +283,14 @@ static size_t compose(const struct warm *w, const struct launch *l, const struct
     size_t envp = put_strings(out->rest + used, sizeof out->rest - used, l->envp, &r->envc);
     if (envp == SIZE_MAX)
         return 0;
+    if ((r->argc + r->envc) * sizeof(char *) + argv + envp > WARM_ROOM - 4096)
+        return 0;
     r->magic = WARM_MAGIC;
     r->string_bytes = (uint32_t)(argv + envp);
     r->step_count = plan->step_count;
     r->blob_bytes = plan->blob_bytes;
     r->flags = plan->flags;
-    r->ignored = now->ignored;
-    r->umask = now->umask == w->surroundings.umask ? -1 : now->umask;
-    r->group = now->group == w->surroundings.group ? 0 : now->group;
+    r->highest = plan->highest;
     r->fd_count = 0;
     for (uint32_t i = 0; i < plan->fd_count; i++) {
         int source = plan->source[i];
@@ -332,7 +309,7 @@ static size_t compose(const struct warm *w, const struct launch *l, const struct
     return sizeof *r + used + envp;
 }
 
-static enum warm_outcome send_request(struct warm *w, struct outgoing *out, size_t bytes, const int fds[WARM_FDS])
+static enum warm_outcome send_request(const struct warm *w, struct outgoing *out, size_t bytes, const int fds[WARM_FDS])
 {
     union control control;
     struct iovec iov = {out, bytes};
@@ -361,9 +338,34 @@ static enum warm_outcome send_request(struct warm *w, struct outgoing *out, size
     }
 }
 
-/* --- the answer ------------------------------------------------------------------------------------ */
+/* --- agreeing with the child ----------------------------------------------------------------------- */
 
-static char state_of(pid_t pid)
+static int change(struct slot *slot, uint32_t from, uint32_t to)
+{
+    return __atomic_compare_exchange_n(&slot->state, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+static uint32_t state_of(const struct slot *slot)
+{
+    return __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+}
+
+static void wake(struct slot *slot)
+{
+    sys3(SYS_futex, &slot->state, FUTEX_WAKE, 1);
+}
+
+static struct slot *free_slot(const struct warm *w, uint32_t *index)
+{
+    for (uint32_t i = 0; i < WARM_SLOTS; i++) {
+        *index = (uint32_t)(w->served + i) % WARM_SLOTS;
+        if (state_of(&w->slots[*index]) == SLOT_FREE)
+            return &w->slots[*index];
+    }
+    return NULL; /* so many stopped children */
+}
+
+static char letter_of(pid_t pid)
 {
     char path[32], text[256];
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
@@ -376,172 +378,253 @@ static char state_of(pid_t pid)
     return at && at[1] ? at[2] : 'X';
 }
 
-static int request_is_unread(const struct warm *w)
+/* A step may take its time, as opening a FIFO does; being stopped is another matter. */
+static int is_at_work(const struct slot *slot, const struct warm_plan *plan)
 {
-    int queued = 0;
-    return ioctl(w->socket, SIOCOUTQ, &queued) == 0 && queued > 0;
+    char letter = letter_of(slot->pid);
+    return plan->may_block && letter != 'T' && letter != 't' && letter != 'X' && letter != 'Z';
 }
 
-/* Whether to go on waiting for one that has not answered for a while. A step may take its time, as opening a FIFO
- * does; being stopped, or never even reading the request, is another matter. */
-static int is_at_work(const struct warm *w, const struct warm_plan *plan)
+static int standby_of(const struct warm *w, pid_t pid)
 {
-    if (request_is_unread(w) || !w->standby || !plan->may_block)
-        return 0;
-    char state = state_of(w->standby);
-    return state != 'T' && state != 't' && state != 'X' && state != 'Z';
+    for (int i = 0; i <= WARM_DEPTH; i++)
+        if (w->standby[i].pid == pid)
+            return i;
+    return -1;
 }
 
-/* The socket decides: what was answered before it is shut has begun; what was not finds it shut, and ends. */
-static void take_back(struct warm *w)
+/* Whether the one that took the request has ended; of a request that nobody took yet, whether everybody has. */
+static int has_died(const struct warm *w, const struct slot *slot)
 {
-    shutdown(w->socket, SHUT_RD);
+    int which = slot->pid ? standby_of(w, slot->pid) : -1;
+    if (which >= 0)
+        return has_ended(w->standby[which].pidfd, 0);
+    for (int i = 0; i <= WARM_DEPTH; i++)
+        if (w->standby[i].pid && !has_ended(w->standby[i].pidfd, 0))
+            return 0;
+    return has_ended(w->pidfd, 0);
 }
 
-struct answer {
-    struct reply reply;
-    int came;
-};
-
-static void read_all(struct warm *w, struct answer *answer)
+/* Until the slot's state is no more `from`: the new one; `from` where the child has ended, or does not come. */
+static uint32_t await_change(const struct warm *w, struct slot *slot, uint32_t from, const struct warm_plan *plan)
 {
-    struct reply reply;
-    int fd;
-    while (!(answer->came && w->standby) && read_reply(w, &reply, &fd) > 0) {
-        if (reply.kind == REPLY_BORN) {
-            note_birth(w, &reply, fd);
+    int64_t until = clock_ns() + PATIENCE_NS;
+    struct timespec look = {0, LOOK_NS};
+    for (;;) {
+        uint32_t state = state_of(slot);
+        if (state != from)
+            return state;
+        sys4(SYS_futex, &slot->state, FUTEX_WAIT, from, &look);
+        if (state_of(slot) != from)
             continue;
-        }
-        answer->reply = reply;
-        answer->came = 1;
+        if (has_died(w, slot) || (clock_ns() >= until && !(from == SLOT_GO && is_at_work(slot, plan))))
+            return state_of(slot);
     }
 }
 
-/* Until the answer is there, and the pidfd of who gave it. */
-static enum warm_outcome await_answer(struct warm *w, const struct warm_plan *plan, struct answer *answer)
+/* What the template has told by now. WARM_STARTED, or why there will be no births any more. */
+static enum warm_outcome note_births(struct warm *w, uint32_t *detail)
+{
+    struct birth birth;
+    int fd, got, place;
+    while ((place = standby_of(w, 0)) >= 0 && (got = read_birth(w, &birth, &fd)) != 0) {
+        if (got < 0)
+            return WARM_GONE;
+        *detail = (uint32_t)birth.error;
+        if (!birth.pid)
+            return WARM_BARREN;
+        w->standby[place].pid = birth.pid;
+        w->standby[place].pidfd = fd;
+    }
+    return WARM_STARTED;
+}
+
+/* Whoever takes the request must be known, by pid and pidfd: the template tells before it bears the next. */
+static enum warm_outcome await_birth(struct warm *w, pid_t pid, uint32_t *detail)
 {
     int64_t until = clock_ns() + PATIENCE_NS;
     for (;;) {
-        struct pollfd p[3] = {{w->socket, POLLIN, 0}, {w->pidfd, POLLIN, 0}, {w->standby_pidfd, POLLIN, 0}};
+        struct pollfd p[2] = {{w->socket, POLLIN, 0}, {w->pidfd, POLLIN, 0}};
         struct timespec limit = {0, LOOK_NS};
-        read_all(w, answer);
-        if (answer->came && (answer->reply.kind == REPLY_BARREN || w->standby))
+        if (standby_of(w, pid) >= 0)
             return WARM_STARTED;
-        if (ppoll(p, 3, &limit, NULL) > 0) {
-            if (p[0].revents & POLLIN)
-                continue;
-            read_all(w, answer); /* what was said before the end */
-            if (answer->came)
-                return WARM_STARTED;
-            if (p[2].revents || (p[1].revents && !w->standby))
-                return WARM_GONE;
-            if (!p[1].revents)
-                return WARM_GONE; /* the socket has hung up */
-            if (has_ended(w->standby_pidfd, LOOK_NS))
-                continue;
-        }
-        if (clock_ns() >= until && !is_at_work(w, plan)) {
-            take_back(w);
-            read_all(w, answer);
-            return answer->came ? WARM_STARTED : WARM_FROZEN;
-        }
+        enum warm_outcome outcome = note_births(w, detail);
+        if (outcome != WARM_STARTED || standby_of(w, pid) >= 0)
+            return outcome;
+        if (ppoll(p, 2, &limit, NULL) > 0 && !(p[0].revents & POLLIN))
+            return WARM_GONE;
+        if (clock_ns() >= until)
+            return WARM_FROZEN;
     }
 }
 
-/* The standby has answered: it is a child like any other from now on. */
-static void hand_over(struct warm *w, struct launch *l)
+static enum warm_outcome still_the_same(struct warm *w, struct surroundings *now, uint32_t *detail)
 {
-    l->pid = w->standby;
-    l->pidfd = w->standby_pidfd;
-    w->standby = w->next_standby;
-    w->standby_pidfd = w->next_pidfd;
-    w->next_standby = 0;
-    w->next_pidfd = -1;
-    w->served++;
-    /* The next one is born from here on, not when the request was read: woken by the child, the template would wait for
-     * its processor (measured: for all of `true`'s life); woken by us, it has ours as soon as we wait. */
+    if (!objects_stand(w, detail))
+        return WARM_STALE;
+    if (surroundings_read(now, w->pid, w->surroundings.terminal != 0))
+        *detail = DRIFT_UNREADABLE;
+    else
+        *detail = surroundings_differ(&w->surroundings, now);
+    if (*detail == DRIFT_LIMITS && !surroundings_limits_unfit(&w->surroundings, now))
+        *detail = DRIFT_NONE;
+    return *detail ? WARM_DRIFTED : WARM_STARTED;
+}
+
+/* It is a child like any other from now on, and the template bears the next one. Not before: woken by its child, the
+ * template would wait for that one's processor (measured: for all of `true`'s life); woken by us, it has ours as soon as
+ * we wait. */
+static void hand_over(struct warm *w, const struct slot *slot, struct launch *l)
+{
     uint64_t one = 1;
+    int which = standby_of(w, slot->pid);
+    l->pid = w->standby[which].pid;
+    l->pidfd = w->standby[which].pidfd;
+    w->standby[which].pid = 0;
+    w->served++;
     if (write(w->taken, &one, sizeof one) < 0)
         w->dead = 1;
 }
 
-static enum warm_outcome settle(struct warm *w, struct launch *l, const struct answer *answer, uint32_t *detail)
+/* The child of a request that is no more; one that nobody took stays, and finds it cancelled. */
+static void end_child(struct warm *w, const struct slot *slot)
 {
-    const struct reply *reply = &answer->reply;
-    *detail = (uint32_t)reply->error;
-    if (reply->kind == REPLY_BARREN)
-        return WARM_BARREN;
-    if (!w->standby) {
-        /* The template died before it could tell of the birth. */
-        w->standby = reply->pid;
-        w->standby_pidfd = (int)sys2(SYS_pidfd_open, reply->pid, 0);
-        l->how |= HOW_PIDFD_OPENED;
-        if (w->standby_pidfd < 0)
-            return WARM_LOST;
+    struct launch l;
+    if (!slot->pid || standby_of(w, slot->pid) < 0) {
+        w->dead = 1;
+        return;
     }
-    hand_over(w, l);
-    if (reply->kind == REPLY_STARTED)
-        return WARM_STARTED;
-    reap(l->pid, l->pidfd);
-    l->pid = l->pidfd = -1;
-    l->failed = reply->failed;
-    return reply->failed >= 0 ? WARM_STEP_FAILED : WARM_GONE;
+    hand_over(w, slot, &l);
+    kill_and_reap(l.pid, l.pidfd);
 }
 
-static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const struct warm_plan *plan, uint32_t *detail)
+/* Nothing of the request runs: its child ends, and whatever is the matter is told from `outcome`. */
+static enum warm_outcome take_back(struct warm *w, struct slot *slot, uint32_t from, enum warm_outcome outcome)
 {
-    struct outgoing out;
+    if (!change(slot, from, SLOT_CANCELLED) && state_of(slot) == SLOT_READY)
+        change(slot, SLOT_READY, SLOT_CANCELLED);
+    wake(slot);
+    /* Who takes it must be known, to be reaped. */
+    int64_t until = clock_ns() + PATIENCE_NS;
+    struct timespec pause = {0, 50000};
+    while (!__atomic_load_n(&slot->pid, __ATOMIC_ACQUIRE) && !has_died(w, slot) && clock_ns() < until)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+    uint32_t ignored;
+    if (slot->pid)
+        await_birth(w, slot->pid, &ignored);
+    end_child(w, slot);
+    if (!w->dead)
+        __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+    return outcome;
+}
+
+static enum warm_outcome failed_in(struct warm *w, struct launch *l, struct slot *slot, uint32_t *detail)
+{
+    l->failed = slot->failed;
+    *detail = (uint32_t)slot->error;
+    end_child(w, slot);
+    __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+    return l->failed >= 0 ? WARM_STEP_FAILED : WARM_REFUSED;
+}
+
+/* From the owner's word to the program. */
+static enum warm_outcome go(struct warm *w, struct launch *l, const struct warm_plan *plan, struct slot *slot,
+                            const struct surroundings *now, uint32_t *detail)
+{
+    slot->ignored = now->ignored;
+    slot->umask = now->umask == w->surroundings.umask ? -1 : now->umask;
+    slot->group = now->group == w->surroundings.group ? 0 : now->group;
+    slot->answers = plan->may_fail || slot->group;
+    slot->limits = surroundings_limits_to_set(&w->surroundings, now, slot->limit);
+    uint32_t state = await_change(w, slot, SLOT_ASKED, plan);
+    enum warm_outcome known = slot->pid ? await_birth(w, slot->pid, detail) : WARM_STARTED;
+    if (known != WARM_STARTED)
+        return take_back(w, slot, state, known);
+    if (state == SLOT_FAILED)
+        return failed_in(w, l, slot, detail);
+    if (state != SLOT_READY || !change(slot, SLOT_READY, SLOT_GO))
+        return take_back(w, slot, state, has_died(w, slot) ? WARM_GONE : WARM_FROZEN);
+    wake(slot);
+    if (!slot->answers) {
+        hand_over(w, slot, l); /* nothing can fail any more: like a child that has just been executed, it is on its way */
+        return WARM_STARTED;
+    }
+    state = await_change(w, slot, SLOT_GO, plan);
+    if (state == SLOT_FAILED)
+        return failed_in(w, l, slot, detail);
+    if (state != SLOT_STARTED && !(state == SLOT_GO && !change(slot, SLOT_GO, SLOT_CANCELLED))) {
+        /* It died, or was stopped, with some of its steps done: only what may be done twice is. */
+        enum warm_outcome outcome = has_died(w, slot) ? WARM_GONE : WARM_FROZEN;
+        end_child(w, slot);
+        __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+        return plan->repeatable ? outcome : WARM_LOST;
+    }
+    __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+    hand_over(w, slot, l);
+    return WARM_STARTED;
+}
+
+/* What is cheap to see is looked at first, then the request is sent; all else is checked while the standby wakes up and
+ * prepares, which takes about as long. */
+static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const struct warm_plan *plan,
+                                       struct warm_check check, uint32_t *detail)
+{
+    struct outgoing *out = w->outgoing;
     struct surroundings now;
-    struct answer answer = {.came = 0};
-    int fds[WARM_FDS], cwd = -1;
+    uint64_t cwd[3];
+    int fds[WARM_FDS], cwd_fd = -1;
+    uint32_t index;
     if (w->dead)
         return WARM_GONE;
     if (w->served >= w->rotate_after || clock_ns() - w->born_ns > w->max_age_ns)
         return WARM_WORN;
     if (!environment_fits(w, l->envp))
         return WARM_ENVIRONMENT;
-    if (!objects_stand(w, detail))
-        return WARM_STALE;
-    if (surroundings_read(&now, w->pid)) {
-        *detail = DRIFT_UNREADABLE;
-        return WARM_DRIFTED;
-    }
-    if ((*detail = (uint32_t)surroundings_differ(&w->surroundings, &now)))
-        return WARM_DRIFTED;
-    size_t bytes = compose(w, l, plan, &now, &out, fds);
+    struct slot *slot = free_slot(w, &index);
+    if (!slot)
+        return WARM_BUSY;
+    size_t bytes = compose(l, plan, out, fds);
     if (!bytes)
         return WARM_TOO_LARGE;
-    sys4(SYS_rt_sigprocmask, SIG_SETMASK, 0, &out.request.mask, sizeof out.request.mask);
-    if (memcmp(now.cwd, w->surroundings.cwd, sizeof now.cwd)) {
-        cwd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (cwd < 0 || out.request.fd_count == WARM_FDS)
+    out->request.slot = index;
+    sys4(SYS_rt_sigprocmask, SIG_SETMASK, 0, &out->request.mask, sizeof out->request.mask);
+    if (directory_read(".", cwd) || memcmp(cwd, w->surroundings.cwd, sizeof cwd)) {
+        cwd_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (cwd_fd < 0 || out->request.fd_count == WARM_FDS)
             return WARM_DESCRIPTOR;
-        out.request.flags |= REQUEST_CWD;
-        out.request.target[out.request.fd_count] = -1;
-        fds[out.request.fd_count++] = cwd;
+        out->request.flags |= REQUEST_CWD;
+        out->request.target[out->request.fd_count] = -1;
+        fds[out->request.fd_count++] = cwd_fd;
     }
-    enum warm_outcome outcome = send_request(w, &out, bytes, fds);
-    if (cwd >= 0)
-        close(cwd);
+    enum warm_outcome outcome = note_births(w, detail);
+    slot->pid = 0;
+    slot->state = SLOT_ASKED;
     if (outcome == WARM_STARTED)
-        outcome = await_answer(w, plan, &answer);
-    if (outcome == WARM_STARTED)
-        outcome = settle(w, l, &answer, detail);
-    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN || outcome == WARM_LOST)
-        w->dead = 1;
-    /* Died with some of its steps done: only what may be done twice is. */
-    if ((outcome == WARM_GONE || outcome == WARM_FROZEN) && answer.came == 0 && !plan->repeatable && !request_is_unread(w))
-        outcome = WARM_LOST;
-    return outcome;
+        outcome = send_request(w, out, bytes, fds);
+    if (cwd_fd >= 0)
+        close(cwd_fd);
+    if (outcome != WARM_STARTED) {
+        slot->state = SLOT_FREE;
+        return outcome;
+    }
+    if (!check.passes(check.of))
+        return take_back(w, slot, SLOT_ASKED, WARM_FORBIDDEN);
+    outcome = still_the_same(w, &now, detail);
+    if (outcome != WARM_STARTED)
+        return take_back(w, slot, SLOT_ASKED, outcome);
+    return go(w, l, plan, slot, &now, detail);
 }
 
-enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct warm_plan *plan, uint32_t *detail)
+enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct warm_plan *plan, struct warm_check check,
+                              uint32_t *detail)
 {
     *detail = 0;
     l->how = 0;
     l->pid = l->pidfd = -1;
     pthread_mutex_lock(&w->lock);
-    enum warm_outcome outcome = launch_locked(w, l, plan, detail);
+    enum warm_outcome outcome = launch_locked(w, l, plan, check, detail);
+    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN || outcome == WARM_LOST)
+        w->dead = 1;
     pthread_mutex_unlock(&w->lock);
     return outcome;
 }

@@ -26,6 +26,8 @@ struct warm_plan {
     int source[WARM_FDS]; /* descriptors of ours; -1 - n: our own stream n, if it is open and not close-on-exec */
     int target[WARM_FDS];
     int kept[WARM_FDS];
+    int highest; /* number that is named */
+    int may_fail;  /* some step may; else nobody waits for it */
     int may_block; /* a step may wait for somebody, as opening a FIFO does */
     int repeatable;
 };
@@ -34,7 +36,9 @@ enum warm_outcome {
     WARM_STARTED,
     WARM_STEP_FAILED,  /* launch.failed and the errno say which */
     WARM_LOST,         /* the child died before its program began, and its steps must not be repeated */
+    WARM_FORBIDDEN,    /* the caller's own check does not pass */
     /* From here on: do it cold. */
+    WARM_REFUSED,      /* the child could not prepare itself */
     WARM_GONE,         /* the template's process has ended */
     WARM_FROZEN,       /* it does not answer */
     WARM_BARREN,       /* it cannot fork; detail: errno */
@@ -60,8 +64,14 @@ struct warm {
     int socket;
     int taken; /* eventfd: tells the template that its standby has been taken */
     uint64_t peer_inode;
-    pid_t pid, standby, next_standby; /* the next one is born as soon as one is taken, before that one answers */
-    int pidfd, standby_pidfd, next_pidfd;
+    pid_t pid;
+    int pidfd;
+    struct {
+        pid_t pid; /* 0: none */
+        int pidfd;
+    } standby[WARM_DEPTH + 1]; /* those whose birth has been told */
+    struct slot *slots; /* mapped by the template too */
+    struct outgoing *outgoing; /* where requests are put together; what they left of it stays */
     int dead;
     int64_t born_ns, max_age_ns;
     uint64_t served, rotate_after;
@@ -75,12 +85,19 @@ struct warm {
     uint32_t variable_count;
 };
 
-/* Takes over everything that is set in *w. */
-void warm_adopt(struct warm *w);
+/* Takes over everything that is set in *w. 0 or an errno. */
+int warm_adopt(struct warm *w);
 /* Ends the process and its standby, and reaps them. */
 void warm_close(struct warm *w);
 void warm_free(struct warm *w);
-enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct warm_plan *plan, uint32_t *detail);
+/* What must hold beside the template's own: called while the child prepares itself. */
+struct warm_check {
+    int (*passes)(void *of);
+    void *of;
+};
+
+enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct warm_plan *plan, struct warm_check check,
+                              uint32_t *detail);
 /* Whether the variable counts for programs that have run no constructor of their own: the loader's, the C library's. */
 int warm_variable_counts(const struct warm *w, const char *variable);
 void warm_after_fork(void);

@@ -1,7 +1,8 @@
 /* protocol: what a warm template and its owner say to each other, and what the owner writes into the stub.
  *
- * One seqpacket socket. Owner to standby: one struct request, with what follows it, and descriptors. Back: one
- * struct reply for each birth, and one for each request. Both ends are built from this file, at one time.
+ * A seqpacket socket: owner to standby one struct request, with what follows it, and descriptors; template to owner
+ * one struct birth for each child. And a page of memory that both have, with a slot for each request, in which they
+ * agree on whether it happens. Both ends are built from this file, at one time.
  */
 #ifndef ELFOLIO_WARM_PROTOCOL_H
 #define ELFOLIO_WARM_PROTOCOL_H
@@ -9,13 +10,51 @@
 #include <stdint.h>
 
 #define WARM_MAGIC 0x656c666f6c696f31ULL
-#define WARM_FDS 64       /* descriptors of one request; SCM_RIGHTS carries 253 */
-#define WARM_MESSAGE 65536 /* bytes of one request, all told */
-#define WARM_RANGES 96    /* of memory that a standby populates before it is asked for */
+#define WARM_FDS 64        /* descriptors of one request; SCM_RIGHTS carries 253 */
+#define WARM_MESSAGE 163840 /* bytes of one request, all told: a socket takes 208 KiB unless told otherwise */
+#define WARM_ROOM (2 * WARM_MESSAGE) /* bytes of stack for the strings and the pointers to them */
+#define WARM_RANGES 16     /* of memory that a standby populates before it is asked for */
+#define WARM_SLOTS 8
+#define WARM_DEPTH 2 /* children that stand by at a time */
+#define WARM_LIMITS 16 /* RLIM_NLIMITS */
+#define WARM_SLOT_BYTES 4096
 
 /* The template's own descriptors stand here. The table of 64 that every task has is not outgrown by them. */
-enum warm_fd { WARM_FD_FIRST = 58, WARM_FD_CONTROL = 58, WARM_FD_OWNER = 59, WARM_FD_TAKEN = 60, WARM_FD_NULL = 61,
-               WARM_FD_LAST = 63 };
+enum warm_fd {
+    WARM_FD_FIRST = 58,
+    WARM_FD_CONTROL = 58,
+    WARM_FD_OWNER = 59,
+    WARM_FD_TAKEN = 60,
+    WARM_FD_NULL = 61,
+    WARM_FD_LAST = 61,
+    WARM_FD_SLOTS = 62, /* until it has been mapped */
+};
+
+/* Where a request stands. Each change is one compare-and-swap, so that the two sides cannot disagree: what its owner
+ * has taken back never runs, and what runs cannot be taken back. */
+enum slot_state {
+    SLOT_FREE,
+    SLOT_ASKED,     /* owner: sent, and being checked meanwhile */
+    SLOT_READY,     /* child: everything prepared that depends on nothing else */
+    SLOT_GO,        /* owner: all checks passed; the steps may be taken */
+    SLOT_CANCELLED, /* owner: nothing of it may run. The owner frees the slot, once the child has ended */
+    SLOT_FAILED,    /* child: `failed` and `error` say where. The owner frees the slot */
+    SLOT_STARTED,   /* child: the program runs. The owner frees the slot */
+};
+
+struct slot {
+    uint32_t state; /* a futex */
+    int32_t failed; /* the step, or enum warm_step */
+    int32_t error;
+    uint32_t answers; /* whether the owner waits for SLOT_STARTED; else the child frees the slot */
+    uint64_t ignored; /* signals that the program starts with ignored */
+    int32_t umask;    /* -1: the template's */
+    int32_t group;    /* process group to join; 0: the template's */
+    int32_t pid;      /* child: who it is */
+    uint32_t limits;  /* bits of the resource limits to set */
+    uint64_t limit[WARM_LIMITS][2]; /* soft, hard */
+    uint64_t reserved[26];
+};
 
 enum request_flags {
     REQUEST_NULL_0 = 1, /* /dev/null, freshly opened, is descriptor 0; likewise 1 and 2 */
@@ -34,24 +73,21 @@ struct request {
     uint32_t step_count, blob_bytes;
     uint32_t fd_count, kept_count;
     uint32_t flags;
-    uint64_t mask;    /* the signal mask wanted at the start */
-    uint64_t ignored; /* signals that the program starts with ignored */
-    int32_t umask;    /* -1: the template's */
-    int32_t group;    /* process group to join; 0: the template's */
+    uint32_t slot;
+    int32_t highest;          /* number that a descriptor gets or is named by */
+    uint64_t mask;            /* the signal mask wanted at the start */
     int32_t target[WARM_FDS]; /* the number that each descriptor gets */
-    int32_t kept[WARM_FDS];   /* numbers above 2 that stay open, ascending */
+    int32_t kept[WARM_FDS];   /* numbers that stay open, ascending */
     /* then: steps, blob, strings */
 };
 
-enum reply_kind { REPLY_BORN = 1, REPLY_STARTED = 2, REPLY_FAILED = 3, REPLY_BARREN = 4 };
-
-struct reply {
-    uint32_t kind;
+/* From the template: with the pidfd; or with pid 0 and the errno of a fork that failed. */
+struct birth {
     int32_t pid;
-    int32_t failed; /* the step, or enum warm_step */
     int32_t error;
 };
 
+/* Where a child fails that is not a step of the plan. */
 enum warm_step { WARM_STEP_REQUEST = -16, WARM_STEP_STATE = -17, WARM_STEP_STREAMS = -18 };
 
 /* struct prctl_mm_map (include/uapi/linux/prctl.h). */
@@ -68,21 +104,22 @@ struct range {
     uint64_t advice;
 };
 
-/* Written by the owner into the stub before it first runs. Addresses are the template's; 0: there is none. */
+/* Written by the owner into the stub before it first runs. Addresses are the template's. */
 struct setup {
     uint64_t magic;
-    uint64_t stub, stub_bytes;   /* unmapped by the last thing a child does in it */
-    uint64_t entry;              /* the program's e_entry, mapped */
-    uint64_t entry_argument;     /* rdx or x0 at the entry: the dynamic linker's finaliser */
-    uint64_t stack;              /* where sp stands at every child's entry; its initial stack is built from here up */
-    uint64_t auxv, auxv_bytes;   /* stays where it is: the C library holds a pointer to it */
-    uint64_t random;             /* 16 bytes: AT_RANDOM */
-    uint64_t tid;                /* the C library's cached thread id */
+    uint64_t stub, stub_bytes; /* unmapped by the last thing a child does in it; the slots are its end */
+    uint64_t slots;
+    uint64_t entry;            /* the program's e_entry, mapped */
+    uint64_t entry_argument;   /* rdx or x0 at the entry: the dynamic linker's finaliser */
+    uint64_t stack;            /* where sp stands at every child's entry; its initial stack is built from here up */
+    uint64_t auxv, auxv_bytes; /* stays where it is: the C library holds a pointer to it */
+    uint64_t random;           /* 16 bytes: AT_RANDOM */
+    uint64_t tid;              /* the C library's cached thread id */
     uint64_t robust, robust_bytes;
     uint64_t environ, program_name, program_short_name; /* variables */
-    uint64_t libc_argc;          /* a hidden one */
-    uint64_t munmap;             /* the C library's function: outlives the stub */
-    uint64_t ignored;            /* what the template was born with */
+    uint64_t libc_argc;        /* a hidden one */
+    uint64_t munmap;           /* the C library's function: outlives the stub */
+    uint64_t ignored;          /* signals that the template was born with ignored */
     uint32_t range_count, owner;
     struct mm_map map;
     struct range range[WARM_RANGES];

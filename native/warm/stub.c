@@ -11,10 +11,11 @@
 #include "protocol.h"
 
 #include <fcntl.h>
+#include <linux/auxvec.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <linux/auxvec.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -82,30 +83,77 @@ static __attribute__((noreturn)) void leave(int code)
         sys1(SYS_exit_group, code);
 }
 
-static long say(uint32_t kind, int pid, int failed, long error, int fd)
+static long tell_birth(int pid, long error, int pidfd)
 {
-    struct reply reply = {kind, pid, failed, (int32_t)error};
-    struct iovec iov = {&reply, sizeof reply};
+    struct birth birth = {pid, (int32_t)error};
+    struct iovec iov = {&birth, sizeof birth};
     union control control;
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
+    if (pidfd >= 0) {
         m.msg_control = control.bytes;
-        m.msg_controllen = CMSG_SPACE(sizeof fd);
+        m.msg_controllen = CMSG_SPACE(sizeof pidfd);
         control.head.cmsg_level = SOL_SOCKET;
         control.head.cmsg_type = SCM_RIGHTS;
-        control.head.cmsg_len = CMSG_LEN(sizeof fd);
-        *(int *)CMSG_DATA(&control.head) = fd;
+        control.head.cmsg_len = CMSG_LEN(sizeof pidfd);
+        *(int *)CMSG_DATA(&control.head) = pidfd;
     }
     return sys3(SYS_sendmsg, WARM_FD_CONTROL, &m, MSG_NOSIGNAL);
 }
 
-/* --- the child: from a request to the program's entry ---------------------------------------------- */
+/* --- the slot: agreeing with the owner -------------------------------------------------------------- */
 
-static __attribute__((noreturn)) void fail(int step, long error)
+static struct slot *slot;
+
+static int change(uint32_t from, uint32_t to)
 {
-    say(REPLY_FAILED, (int)sys0(SYS_getpid), step, -error, -1);
+    return __atomic_compare_exchange_n(&slot->state, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+static void wake_owner(void)
+{
+    sys3(SYS_futex, &slot->state, FUTEX_WAKE, 1);
+}
+
+/* The owner has taken it back. */
+static __attribute__((noreturn)) void give_up(void)
+{
+    __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
     leave(127);
 }
+
+static __attribute__((noreturn)) void fail_from(uint32_t state, int step, long error)
+{
+    slot->failed = step;
+    slot->error = (int32_t)-error;
+    if (!change(state, SLOT_FAILED))
+        give_up();
+    wake_owner();
+    leave(127);
+}
+
+/* Before the owner's word: nothing has happened that a second try would repeat. */
+static __attribute__((noreturn)) void fail(int step, long error)
+{
+    fail_from(SLOT_ASKED, step, error);
+}
+
+/* The owner checks while the child prepares, and is mostly done first: then nobody sleeps. */
+static void await_go(void)
+{
+    if (!change(SLOT_ASKED, SLOT_READY))
+        give_up();
+    wake_owner();
+    for (;;) {
+        uint32_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+        if (state == SLOT_GO)
+            return;
+        if (state != SLOT_READY)
+            give_up();
+        sys4(SYS_futex, &slot->state, FUTEX_WAIT, SLOT_READY, 0);
+    }
+}
+
+/* --- the child: from a request to the program's entry ---------------------------------------------- */
 
 static int take_request(int fds[WARM_FDS])
 {
@@ -118,7 +166,11 @@ static int take_request(int fds[WARM_FDS])
         leave(0); /* the owner has gone, or let go of this template */
     const struct request *r = &message.request;
     uint64_t rest = (uint64_t)got - sizeof *r;
-    if ((uint64_t)got < sizeof *r || r->magic != WARM_MAGIC || m.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
+    if ((uint64_t)got < sizeof *r || r->slot >= WARM_SLOTS)
+        leave(127);
+    slot = (struct slot *)at(setup.slots) + r->slot;
+    slot->pid = (int32_t)sys0(SYS_getpid);
+    if (r->magic != WARM_MAGIC || m.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
         rest != r->step_count * sizeof(struct step) + r->blob_bytes + r->string_bytes)
         fail(WARM_STEP_REQUEST, -EINVAL);
     int count = 0;
@@ -135,9 +187,15 @@ static int take_request(int fds[WARM_FDS])
  * all of them first. */
 static void place(const struct request *r, int fds[WARM_FDS], int count)
 {
-    int highest = 2;
-    for (int i = 0; i < count; i++)
-        highest = r->target[i] > highest ? r->target[i] : highest;
+    int highest = r->highest, null = WARM_FD_NULL;
+    if (highest >= WARM_FD_FIRST) {
+        long moved = sys3(SYS_fcntl, WARM_FD_NULL, F_DUPFD_CLOEXEC, highest + 1);
+        if (moved < 0)
+            fail(WARM_STEP_STREAMS, moved);
+        null = (int)moved;
+        /* What is the template's has been of use: the numbers are the program's now. */
+        sys3(SYS_close_range, WARM_FD_FIRST, WARM_FD_LAST, 0);
+    }
     for (int i = 0; i < count; i++) {
         int wanted = 0;
         for (int k = 0; k < count; k++)
@@ -161,7 +219,7 @@ static void place(const struct request *r, int fds[WARM_FDS], int count)
     for (int fd = 0; fd < 3; fd++) {
         if (r->flags & (REQUEST_NULL_0 << fd)) {
             /* Opened afresh: who shares an open file shares its status flags. The first one is ready. */
-            int opened = fd ? (int)sys4(SYS_openat, AT_FDCWD, "/dev/null", O_WRONLY | O_CLOEXEC, 0) : WARM_FD_NULL;
+            int opened = fd ? (int)sys4(SYS_openat, AT_FDCWD, "/dev/null", O_WRONLY | O_CLOEXEC, 0) : null;
             long err = opened < 0 ? opened : sys3(SYS_dup3, opened, fd, 0);
             if (err < 0)
                 fail(WARM_STEP_STREAMS, err);
@@ -206,21 +264,13 @@ static void drop_pending(void)
 
 static void close_others(const struct request *r)
 {
-    int first = 0;
-    for (uint32_t i = 0; i <= r->kept_count && i < WARM_FDS; i++) {
-        int next = i < r->kept_count ? r->kept[i] : INT32_MAX;
-        /* The control socket goes last: the reply is still to be sent. */
-        if (first <= WARM_FD_CONTROL && WARM_FD_CONTROL < next) {
-            if (first < WARM_FD_CONTROL)
-                sys3(SYS_close_range, first, WARM_FD_CONTROL - 1, 0);
-            first = WARM_FD_CONTROL + 1;
-        }
-        if (first < next)
-            sys3(SYS_close_range, first, next == INT32_MAX ? ~0U : (unsigned)next - 1, 0);
-        first = next + 1;
-        if (next == INT32_MAX)
-            break;
+    unsigned first = 0;
+    for (uint32_t i = 0; i < r->kept_count; i++) {
+        if (first < (unsigned)r->kept[i])
+            sys3(SYS_close_range, first, r->kept[i] - 1, 0);
+        first = (unsigned)r->kept[i] + 1;
     }
+    sys3(SYS_close_range, first, ~0U, 0);
 }
 
 static char *put_strings(char *to, const char *from, uint32_t count, uint64_t *pointers)
@@ -316,28 +366,37 @@ static __attribute__((noreturn)) void become_program(void)
             fail(WARM_STEP_STATE, err);
         sys1(SYS_close, fds[--count]);
     }
-    if (r->umask >= 0)
-        sys1(SYS_umask, r->umask);
-    if (r->group) {
-        long err = sys2(SYS_setpgid, 0, r->group);
-        if (err < 0)
-            fail(WARM_STEP_STATE, err);
-    }
-    set_ignored(r->ignored);
     place(r, fds, count);
-    long err = run_steps(&state, &failed);
-    if (err < 0)
-        fail((int)failed, err);
     build_stack(r, blob + r->blob_bytes, &map);
-    err = sys5(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0);
+    long err = sys5(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0);
     if (err < 0)
         fail(WARM_STEP_STATE, err);
+    await_go();
+    if (slot->umask >= 0)
+        sys1(SYS_umask, slot->umask);
+    set_ignored(slot->ignored);
+    for (int i = 0; i < WARM_LIMITS && err >= 0; i++)
+        if (slot->limits >> i & 1)
+            err = sys4(SYS_prlimit64, 0, i, slot->limit[i], 0);
+    if (err < 0)
+        fail_from(SLOT_GO, WARM_STEP_STATE, err);
+    if (slot->group) {
+        err = sys2(SYS_setpgid, 0, slot->group);
+        failed = (uint32_t)WARM_STEP_STATE;
+    }
+    if (!err)
+        err = run_steps(&state, &failed);
+    if (err < 0)
+        fail_from(SLOT_GO, (int)failed, err);
     close_others(r);
     drop_pending();
-    /* From here on nothing can fail. An owner that has stopped waiting has shut the socket: then nothing may run. */
-    if (say(REPLY_STARTED, (int)sys0(SYS_getpid), 0, 0, -1) < 0)
-        leave(127);
-    sys1(SYS_close, WARM_FD_CONTROL);
+    if (slot->answers) {
+        if (!change(SLOT_GO, SLOT_STARTED))
+            give_up();
+        wake_owner();
+    } else {
+        __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+    }
     sys4(SYS_rt_sigprocmask, SIG_SETMASK, &state.mask, 0, sizeof state.mask);
     enter();
 }
@@ -389,25 +448,30 @@ static void bear(void)
     if (pid == 0)
         stand_by();
     if (pid < 0)
-        say(REPLY_BARREN, 0, 0, -pid, -1);
-    else if (say(REPLY_BORN, (int)pid, 0, 0, pidfd) < 0)
+        tell_birth(0, -pid, -1);
+    else if (tell_birth((int)pid, 0, pidfd) < 0)
         leave(0);
     if (pidfd >= 0)
         sys1(SYS_close, pidfd);
 }
 
-/* Runs until the owner lets go of the socket or ends. */
+/* Runs until the owner lets go of the socket or ends. More than one child stands by, so that there is one while the
+ * next is being made: the template may get its turn late. */
 __attribute__((noreturn, visibility("default"))) void stub_start(void)
 {
     /* The page with the entry is a copy that was written to: back to the file's own. */
     sys3(SYS_madvise, setup.entry & ~4095ULL, 4096, MADV_DONTNEED);
+    (void)*(volatile char *)at(setup.stack); /* the stack grows once, not in every child */
+    for (int i = 0; i < WARM_DEPTH; i++)
+        bear();
     for (;;) {
         struct pollfd p[3] = {{WARM_FD_TAKEN, POLLIN, 0}, {WARM_FD_CONTROL, 0, 0}, {WARM_FD_OWNER, POLLIN, 0}};
-        uint64_t taken;
-        bear();
+        uint64_t taken = 0;
         long ready = sys5(SYS_ppoll, p, 3, 0, 0, 8);
         if (ready < 0 || !(p[0].revents & POLLIN) || p[1].revents || p[2].revents)
             leave(0);
         sys3(SYS_read, WARM_FD_TAKEN, &taken, sizeof taken);
+        while (taken--)
+            bear();
     }
 }

@@ -48,6 +48,8 @@ class WarmPlan:
         sources: Sequence[int],
         targets: Sequence[int],
         kept: Sequence[int],
+        highest: int,
+        may_fail: bool,
         may_block: bool,
         repeatable: bool,
         /,
@@ -72,6 +74,7 @@ class Warm:
         cls,
         socket: int,
         taken: int,
+        slots: int,
         peer_inode: int,
         pid: int,
         pidfd: int,
@@ -175,7 +178,11 @@ STEP_WARM: int
 WARM_STARTED: int
 WARM_STEP_FAILED: int
 WARM_LOST: int
+WARM_FORBIDDEN: int
+WARM_REFUSED: int
 WARM_GONE: int
+WARM_FD_SLOTS: int
+WARM_SLOT_BYTES: int
 WARM_FROZEN: int
 WARM_BARREN: int
 WARM_BUSY: int
@@ -193,7 +200,7 @@ WARM_FD_CONTROL: int
 WARM_FD_OWNER: int
 WARM_FD_TAKEN: int
 WARM_RANGES: int
-WARM_MESSAGE: int
+WARM_ROOM: int
 WARM_MAGIC: int
 PROXY_MEET: int
 IMAGE_READY: int

@@ -231,7 +231,7 @@ def _compared(program: str, temperature: Any, examples: int) -> dict[str, Any]:
     errors = Counter[str]()
     ground = Ground()
     with (
-        elfolio.SpawnTemplate(program) as left,
+        elfolio.SpawnTemplate(program, temperature="cold") as left,
         elfolio.SpawnTemplate(program, temperature=temperature) as right,
         _closing(ground.close),
     ):

@@ -25,7 +25,7 @@ DRIFTS = (
 _OUTCOMES = {
     _native.WARM_GONE: "the template's process ended",
     _native.WARM_FROZEN: "the template's process does not answer",
-    _native.WARM_BUSY: "busy",
+    _native.WARM_BUSY: "too many stopped children",
     _native.WARM_ENVIRONMENT: "a variable read before main differs",
     _native.WARM_TOO_LARGE: "arguments and environment too large",
     _native.WARM_DESCRIPTOR: "a descriptor to be passed is not open",
@@ -39,6 +39,8 @@ def outcome_reason(outcome: int, detail: int, objects: tuple[str, ...]) -> str:
         return f"drifted: {DRIFTS[detail]}"
     if outcome == _native.WARM_STALE:
         return f"changed: {objects[detail]}" if detail < len(objects) else "changed"
+    if outcome == _native.WARM_REFUSED:
+        return f"its child could not prepare itself: {os.strerror(detail)}"
     if outcome == _native.WARM_BARREN:
         return f"fork: {os.strerror(detail)}"
     return _OUTCOMES.get(outcome, str(outcome))

@@ -15,7 +15,7 @@ from elfolio.elf.dynamic import PT_LOAD, Dynamic, read_dynamic
 
 __all__ = ["MemoryMap", "Setup", "Stub", "stub"]
 
-_SETUP = struct.Struct("=18Q2I")
+_SETUP = struct.Struct("=19Q2I")
 _MAP = struct.Struct("=12Q2I")
 _RANGE = struct.Struct("=3Q")
 _NO_FD = 0xFFFFFFFF
@@ -44,6 +44,7 @@ class Setup:
 
     stub: int
     stub_bytes: int
+    slots: int
     entry: int
     entry_argument: int
     stack: int

@@ -6,6 +6,7 @@ stub (native/warm/stub.c) and let go; from then on it forks a child, ours, for e
 
 import mmap
 import os
+import resource
 import signal
 import socket
 import struct
@@ -39,12 +40,10 @@ _ARGC = 61
 _ABOVE = _native.WARM_FD_LAST + 1
 _PR_GET_TID_ADDRESS = 40
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
-_MAP_PRIVATE_ANONYMOUS = 0x22
+_MAP_PRIVATE_ANONYMOUS, _MAP_SHARED_FIXED = 0x22, 0x11
 _MADV_DONTNEED = 4
 _AT_RANDOM = 25
-_ROOM = 2 * _native.WARM_MESSAGE
-"""Bytes below the template's initial stack for a child's: a request and the pointers to its strings."""
-_SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 9, 10, 12, 14, 28, 157
+_SYS_CLOSE, _SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 3, 9, 10, 12, 14, 28, 157
 _LOADER_FILES = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
 
@@ -65,6 +64,8 @@ class Warmth:
 
 def examine(pinned: int) -> Dynamic:
     """The program as far as its open file tells; raises NotWarm for one that can never be held warm."""
+    if 0 <= resource.getrlimit(resource.RLIMIT_STACK)[0] < 8 * _native.WARM_ROOM:
+        raise NotWarm("a small stack limit", lasts=False)
     try:
         facts = os.fstat(pinned)
         with mmap.mmap(pinned, facts.st_size, prot=mmap.PROT_READ) as data:
@@ -89,7 +90,7 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
     """Starts it; `name` is its argv[0]. Raises NotWarm with the reason, and leaves nothing behind then."""
     began = time.monotonic()
     with ExitStack() as stack:
-        ours, taken, theirs, options = _channel(stack)
+        ours, taken, slots, theirs, options = _channel(stack)
         born_into = _native.Surroundings()
         proxy = _native.Proxy()
         stack.callback(proxy.close)
@@ -112,7 +113,8 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 _install(tracee, entry)
             warm = _native.Warm(
                 ours.fileno(),
-                taken.fd, theirs, child.pid, child.pidfd, born_into, objects, environment,
+                taken.fd,
+                slots, theirs, child.pid, child.pidfd, born_into, objects, environment,
                 entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9),
             )  # fmt: skip
         except BaseException as error:
@@ -144,13 +146,16 @@ class _Descriptor:
             os.close(self.fd)
 
 
-def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, Options]:
+def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, int, Options]:
     """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     stack.enter_context(ours)
     stack.enter_context(theirs)
     taken = _Descriptor(os.eventfd(0, os.EFD_CLOEXEC))
     stack.callback(taken.close)
+    slots = os.memfd_create("elfolio", os.MFD_CLOEXEC)
+    stack.callback(os.close, slots)
+    os.ftruncate(slots, _native.WARM_SLOT_BYTES)
     owner = os.pidfd_open(os.getpid())
     stack.callback(os.close, owner)
     high = []
@@ -158,13 +163,14 @@ def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, Options
         (theirs.fileno(), _native.WARM_FD_CONTROL),
         (owner, _native.WARM_FD_OWNER),
         (taken.fd, _native.WARM_FD_TAKEN),
+        (slots, _native.WARM_FD_SLOTS),
     )
     for fd, target in pairs:
         copy = fcntl(fd, F_DUPFD_CLOEXEC, _ABOVE)
         stack.callback(os.close, copy)
         high.append(Dup2(copy, target))
     options = Options(actions=high)
-    return ours, taken, os.fstat(theirs.fileno()).st_ino, options
+    return ours, taken, slots, os.fstat(theirs.fileno()).st_ino, options
 
 
 class _deadline:
@@ -204,7 +210,7 @@ def _inspect(pid: int, entry: Entry) -> None:
     with suppress(FileNotFoundError):
         if Path(f"/proc/{pid}/timers").read_text().strip():
             raise NotWarm("a timer")
-    own = {0, 1, 2, _native.WARM_FD_CONTROL, _native.WARM_FD_OWNER, _native.WARM_FD_TAKEN}
+    own = {0, 1, 2, _native.WARM_FD_CONTROL, _native.WARM_FD_OWNER, _native.WARM_FD_TAKEN, _native.WARM_FD_SLOTS}
     for name in os.listdir(f"/proc/{pid}/fd"):
         if int(name) not in own:
             what = os.readlink(f"/proc/{pid}/fd/{name}")
@@ -268,9 +274,13 @@ def _install(tracee: Tracee, entry: Entry) -> None:
     at = entry.registers
     sp = at["rsp"]
     size = len(stub().image)
-    region = tracee.system_call(at, _SYS_MMAP, 0, size, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+    both = _PROT_READ | _PROT_WRITE
+    fd = _native.WARM_FD_SLOTS
+    region = tracee.system_call(at, _SYS_MMAP, 0, size + _native.WARM_SLOT_BYTES, both, _MAP_PRIVATE_ANONYMOUS, -1, 0)
     if region < 0:
         raise NotWarm("memory", os.strerror(-region))
+    tracee.system_call(at, _SYS_MMAP, region + size, _native.WARM_SLOT_BYTES, both, _MAP_SHARED_FIXED, fd, 0)
+    tracee.system_call(at, _SYS_CLOSE, fd)
     brk = tracee.system_call(at, _SYS_BRK, 0)
     setup = _setup(tracee, entry, region)
     # Every child's initial stack begins at one place: what the C library keeps of it is told once.
@@ -305,10 +315,11 @@ def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
     name = tracee.word(sp + 8)
     return Setup(
         stub=region,
-        stub_bytes=len(stub().image),
+        stub_bytes=len(stub().image) + _native.WARM_SLOT_BYTES,
+        slots=region + len(stub().image),
         entry=at["rip"],
         entry_argument=at["rdx"],
-        stack=(sp - _ROOM) // 16 * 16,
+        stack=(sp - _native.WARM_ROOM) // 16 * 16,
         auxv=entry.auxv_at,
         auxv_bytes=entry.auxv_bytes,
         random=entry.auxv[_AT_RANDOM],

@@ -15,7 +15,6 @@ from elfolio.spawn.plan import INHERITED, NULL_DEVICE, Builder, Plan, WarmSide, 
 
 __all__ = ["warm_side"]
 
-_OWN = frozenset(range(_native.WARM_FD_FIRST, _native.WARM_FD_LAST + 1))
 _NULLS = (1, 2, 4)  # enum request_flags
 
 # Read by the kernel at exec, or by the C library at its start: setting them afterwards is not the same.
@@ -47,13 +46,16 @@ def _compile(options: Options, streams: tuple[int, int, int]) -> WarmSide:
     kept = sorted(_kept(options))
     if len(targets) >= _native.WARM_FDS or len(kept) >= _native.WARM_FDS:
         return WarmSide(None, reason="descriptors: too many to send")
-    if _OWN & {*targets, *kept, *_made(options.actions)}:
-        return WarmSide(None, reason=f"descriptors: numbers {min(_OWN)} to {max(_OWN)} are the template's own")
     b = Builder()
-    unsent_steps(b, options, set(_OWN))
+    unsent_steps(b, options, set())
     steps = b.steps_object()
+    highest = max(2, *targets, *kept, *_made(options.actions))
     may_block = any(isinstance(action, Open) for action in options.actions)
-    native = _native.WarmPlan(steps, flags, sources, targets, kept, may_block, not options.actions)
+    # Signals are set back to their default without fail.
+    may_fail = not set(b.labels) <= {"restore_signals", "umask"}
+    native = _native.WarmPlan(
+        steps, flags, sources, targets, kept, highest, may_fail, may_block, not options.actions
+    )  # fmt: skip
     return WarmSide(native, tuple(b.labels))
 
 

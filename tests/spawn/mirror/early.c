@@ -42,6 +42,7 @@ __attribute__((destructor(201))) static void last(void)
     note("destructor-201");
 }
 
+#ifdef PREINIT
 static void preinit(void)
 {
     note("preinit");
@@ -49,6 +50,7 @@ static void preinit(void)
 
 /* Only an executable may have one; it runs before the constructors of all libraries. */
 __attribute__((section(".preinit_array"), used)) static void (*const before_all)(void) = preinit;
+#endif
 
 void view_constructors(char **argv)
 {
