@@ -213,7 +213,7 @@ COLD: tuple[dict[str, Any], ...] = (
 )
 """What only a cold start can do. There is no cgroup among it: few machines let a test make one."""
 
-_KINDS = (*["usual"] * 47, *["fault"] * 4, *["cold"] * 2, *["usual"] * 47)  # both ends are drawn most
+_KINDS = (*["usual"] * 47, *["cold"] * 2, *["usual"] * 47, *["fault"] * 4)  # the ends are drawn most
 _INPUTS = ("none", "devnull", "inherit", "pipe", "file", "terminal", "passed")
 _OUTPUTS = ("none", "devnull", "inherit", "pipe", "file", "append", "terminal", "passed")
 

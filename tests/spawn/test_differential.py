@@ -156,7 +156,7 @@ def test_the_mirror_is_right_about_a_cold_start(seen: Seen) -> None:
     assert (seen["signals"]["after_sigterm"], seen["signals"]["queued"]) == (15, 4711)
     assert seen["late_library"]["argv"] == seen["argv"]
     assert seen["before_main"] == "library-constructor constructor-201 constructor-202"
-    assert seen["ended"][0]["ended"].split()[4:] == [
+    assert seen["ended"][0]["ended"].split()[3:] == [
         "atexit-2",
         "on_exit",
         "atexit-1",
