@@ -410,6 +410,8 @@ static uint32_t await_change(const struct warm *w, struct slot *slot, uint32_t f
 {
     int64_t until = clock_ns() + PATIENCE_NS;
     struct timespec look = {0, LOOK_NS};
+    for (int i = 0; i < WARM_SPINS && state_of(slot) == from; i++)
+        relax();
     for (;;) {
         uint32_t state = state_of(slot);
         if (state != from)

@@ -143,6 +143,8 @@ static void await_go(void)
     if (!change(SLOT_ASKED, SLOT_READY))
         give_up();
     wake_owner();
+    for (int i = 0; i < WARM_SPINS && __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == SLOT_READY; i++)
+        relax();
     for (;;) {
         uint32_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
         if (state == SLOT_GO)
