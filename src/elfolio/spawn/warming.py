@@ -206,6 +206,8 @@ def _inspect(pid: int, entry: Entry) -> None:
     status = _status(pid)
     if status["Threads"] != "1":
         raise NotWarm("threads at main")
+    if "shstk" in status.get("x86_Thread_features", ""):
+        raise NotWarm("a shadow stack")  # the last jump returns to where nobody has called from
     if Path(f"/proc/{pid}/task/{pid}/children").read_text().strip():
         raise NotWarm("a child process at main")
     with suppress(FileNotFoundError):
