@@ -84,14 +84,14 @@ def compile_floor(directory: Path) -> Path:
     return program
 
 
-def start_floor(program: Path) -> Server:
+def start_floor(program: Path, env: Mapping[str, str] | None = None) -> Server:
     """The C program that does it as plainly as can be; subjects "spawn" and "capture"."""
-    return Server([program])
+    return Server([program], env=env)
 
 
-def start_python(gib: int = 0) -> Server:
+def start_python(gib: int = 0, env: Mapping[str, str] | None = None) -> Server:
     """A Python that is going to hold `gib` GiB of touched memory."""
-    return Server([sys.executable, _HERE / "worker.py", "--gib", str(gib)])
+    return Server([sys.executable, _HERE / "worker.py", "--gib", str(gib)], env=env)
 
 
 def greeting(server: Server) -> Facts:

@@ -13,13 +13,18 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from time import perf_counter_ns
+from typing import Literal
 
 import elfolio
 
 __all__ = ["lacking", "take"]
 
 Subject = Callable[[list[str], int], list[int]]
-_template = cache(elfolio.SpawnTemplate)
+
+
+@cache
+def _template(path: str, temperature: Literal["cold", "warm"] = "cold") -> elfolio.SpawnTemplate:
+    return elfolio.SpawnTemplate(path, temperature=temperature)
 
 
 @contextmanager
@@ -90,6 +95,10 @@ def _elfolio_spawn(argv: list[str]) -> int:
     return _template(argv[0]).spawn(argv).wait()
 
 
+def _elfolio_warm(argv: list[str]) -> int:
+    return _template(argv[0], "warm").spawn(argv).wait()
+
+
 def _elfolio_run(argv: list[str]) -> int:
     return elfolio.run(argv).returncode
 
@@ -146,6 +155,7 @@ async def _elfolio_arun_capture(argv: list[str]) -> int:
 
 _SUBJECTS = {
     "elfolio": _timed(_elfolio_spawn),
+    "elfolio warm": _timed(_elfolio_warm),
     "elfolio.run": _timed(_elfolio_run),
     "posix_spawn": _timed(_posix_spawn),
     "subprocess.Popen": _timed(_subprocess_popen),

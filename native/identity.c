@@ -185,3 +185,14 @@ uint32_t authority_differs(const struct authority *a, int *error)
     authority_free(&now);
     return out;
 }
+
+uint32_t authority_rest_differs(const struct authority *a)
+{
+    char label[LABEL_BYTES];
+    uint32_t out = 0;
+    int length = read_label(label);
+    out |= a->securebits != (int)sys1(SYS_prctl, PR_GET_SECUREBITS) ? AUTH_SECUREBITS : 0;
+    if (a->label_length != length || (length > 0 && memcmp(a->label, label, (size_t)length)))
+        out |= AUTH_LABEL;
+    return out;
+}

@@ -55,6 +55,9 @@ enum authority_field {
     AUTH_LABEL = 32,
 };
 
+/* Of a thread whose ids, groups, capabilities and no_new_privs are known to be the same: only the rest is asked for. */
+uint32_t authority_rest_differs(const struct authority *a);
+
 /* The result must not be moved: it may point into itself. */
 int authority_read(struct authority *a);
 void authority_free(struct authority *a);

@@ -142,6 +142,17 @@ static int check_file(const struct held_file *f, struct image_result *result)
     return (!f->path || same_file(f, f->path, result)) && same_file(f, NULL, result);
 }
 
+static void check_files(struct image *image, struct image_result *result)
+{
+    for (int i = 0; i < image->count; i++) {
+        result->index = i;
+        if (!check_file(&image->file[i], result)) {
+            result->status = IMAGE_STALE;
+            return;
+        }
+    }
+}
+
 void image_check(struct image *image, struct image_result *result)
 {
     *result = (struct image_result){.status = IMAGE_READY, .warm = WARM_OUTCOMES};
@@ -154,13 +165,7 @@ void image_check(struct image *image, struct image_result *result)
         result->status = IMAGE_UNAUTHORIZED;
         return;
     }
-    for (int i = 0; i < image->count; i++) {
-        result->index = i;
-        if (!check_file(&image->file[i], result)) {
-            result->status = IMAGE_STALE;
-            return;
-        }
-    }
+    check_files(image, result);
 }
 
 /* What really runs, asked of the process itself. Where that is another file, or the kernel will not say (a
@@ -200,7 +205,12 @@ static int check_passes(void *of)
 {
     struct checked *c = of;
     int64_t start = clock_ns();
-    image_check(c->image, c->result);
+    /* Ids, groups and capabilities are among the surroundings that the warm template compares itself. */
+    c->result->detail = authority_rest_differs(&c->image->authority);
+    if (c->result->detail)
+        c->result->status = IMAGE_UNAUTHORIZED;
+    else
+        check_files(c->image, c->result);
     c->result->check_ns = clock_ns() - start;
     return c->result->status == IMAGE_READY;
 }

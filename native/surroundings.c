@@ -106,6 +106,16 @@ static const char *field(const char *status, const char *name)
     return found ? found + strlen(name) : "";
 }
 
+/* Copies what stands from one field to another; 0: it is not there, or too long. */
+static int part_of(const char *status, const char *first, const char *behind, char *to, size_t size)
+{
+    const char *from = strstr(status, first), *end = from ? strstr(from, behind) : NULL;
+    if (!end || (size_t)(end - from) >= size)
+        return 0;
+    memcpy(to, from, (size_t)(end - from));
+    return 1;
+}
+
 static int read_status(struct surroundings *s, int fresh)
 {
     char status[4096];
@@ -118,11 +128,10 @@ static int read_status(struct surroundings *s, int fresh)
     at = field(status, "\nSeccomp:");
     s->seccomp = atoi(at);
     s->filters = atoi(field(at, "\nSeccomp_filters:"));
-    const char *from = strstr(at, "\nCpus_allowed:"), *to = strstr(at, "\nvoluntary_ctxt");
-    if (!from || !to || (size_t)(to - from) >= sizeof s->cpus_and_nodes)
-        return 0;
-    memcpy(s->cpus_and_nodes, from, (size_t)(to - from));
-    return 1;
+    return part_of(at, "\nCpus_allowed:", "\nvoluntary_ctxt", s->cpus_and_nodes, sizeof s->cpus_and_nodes) &&
+           part_of(status, "\nUid:", "\nFDSize:", s->ids, sizeof s->ids / 2) &&
+           part_of(status, "\nGroups:", "\nNStgid:", s->ids + sizeof s->ids / 2, sizeof s->ids / 2) &&
+           part_of(status, "\nCapInh:", "\nSeccomp:", s->capabilities, sizeof s->capabilities);
 }
 
 /* --- the rest ------------------------------------------------------------------------------------ */
@@ -265,6 +274,7 @@ enum drift surroundings_differ(const struct surroundings *a, const struct surrou
         {DRIFT_SESSION, SAME(session)},
         {DRIFT_TERMINAL, SAME(terminal)},
         {DRIFT_SECCOMP, SAME(seccomp) && SAME(filters)},
+        {DRIFT_CREDENTIALS, SAME(ids) && SAME(capabilities)},
         {DRIFT_CONFINED, !b->confined},
         {DRIFT_LIMITS, same_text(&a->limits, &b->limits)},
     };

@@ -33,6 +33,7 @@ enum drift {
     DRIFT_SESSION,
     DRIFT_TERMINAL,
     DRIFT_SECCOMP,
+    DRIFT_CREDENTIALS,
     DRIFT_CONFINED, /* Landlock or a user namespace: the template cannot be looked at any more */
     DRIFT_COUNT
 };
@@ -56,6 +57,8 @@ struct surroundings {
     uint64_t namespaces[8];
     int policy, ioprio, timer_slack, personality, keyring, session, terminal, thp, merge, seccomp, filters;
     char cpus_and_nodes[640]; /* of the status file: what a cpuset allows */
+    char ids[512];            /* user, group and supplementary group ids */
+    char capabilities[256];   /* all five sets, and no_new_privs */
     uint64_t limit[16][2];
     struct text limits, cgroup, oom_score, coredump_filter;
     int confined, leads;

@@ -76,6 +76,16 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
 #define sys4(nr, a, b, c, d) sys6(nr, SYS_ARG(a), SYS_ARG(b), SYS_ARG(c), SYS_ARG(d), 0, 0)
 #define sys5(nr, a, b, c, d, e) sys6(nr, SYS_ARG(a), SYS_ARG(b), SYS_ARG(c), SYS_ARG(d), SYS_ARG(e), 0)
 
+/* For a loop that waits for another processor. */
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("pause");
+#else
+    __asm__ volatile("yield");
+#endif
+}
+
 static inline int64_t clock_ns(void)
 {
     struct timespec now;

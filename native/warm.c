@@ -410,6 +410,8 @@ static uint32_t await_change(const struct warm *w, struct slot *slot, uint32_t f
 {
     int64_t until = clock_ns() + PATIENCE_NS;
     struct timespec look = {0, LOOK_NS};
+    for (int i = 0; i < WARM_SPINS && state_of(slot) == from; i++)
+        relax();
     for (;;) {
         uint32_t state = state_of(slot);
         if (state != from)
@@ -534,8 +536,8 @@ static enum warm_outcome go(struct warm *w, struct launch *l, const struct warm_
     slot->ignored = now->ignored;
     slot->umask = now->umask == w->surroundings.umask ? -1 : now->umask;
     slot->group = now->group == w->surroundings.group ? 0 : now->group;
-    slot->answers = plan->may_fail || slot->group;
     slot->limits = surroundings_limits_to_set(&w->surroundings, now, slot->limit);
+    slot->answers = plan->may_fail || slot->group || slot->limits;
     uint32_t state = await_change(w, slot, SLOT_ASKED, plan);
     enum warm_outcome known = slot->pid ? await_birth(w, slot->pid, detail) : WARM_STARTED;
     if (known != WARM_STARTED)

@@ -15,6 +15,8 @@
 #define WARM_ROOM (2 * WARM_MESSAGE) /* bytes of stack for the strings and the pointers to them */
 #define WARM_RANGES 16     /* of memory that a standby populates before it is asked for */
 #define WARM_SLOTS 8
+/* How long one side looks for the other before it sleeps, which costs two switches: some 20 us. */
+#define WARM_SPINS 1000
 #define WARM_DEPTH 2 /* children that stand by at a time */
 #define WARM_LIMITS 16 /* RLIM_NLIMITS */
 #define WARM_SLOT_BYTES 4096

@@ -143,6 +143,8 @@ static void await_go(void)
     if (!change(SLOT_ASKED, SLOT_READY))
         give_up();
     wake_owner();
+    for (int i = 0; i < WARM_SPINS && __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == SLOT_READY; i++)
+        relax();
     for (;;) {
         uint32_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
         if (state == SLOT_GO)
@@ -415,8 +417,31 @@ static void refresh_canary(void)
 #endif
 }
 
+/* struct sched_attr as of Linux 3.14 (include/uapi/linux/sched/types.h). */
+static struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+} scheduling;
+
+/* The template works beside those it has made: it must not take a processor from them, when it is woken to make the
+ * next one. A batch task preempts nobody on waking, and is preempted by those that do (sched(7)). Its children are
+ * what it was. */
+static void step_back(void)
+{
+    struct { int32_t priority; } none = {0};
+    if (sys4(SYS_sched_getattr, 0, &scheduling, sizeof scheduling, 0) == 0 && scheduling.policy == SCHED_OTHER)
+        sys3(SYS_sched_setscheduler, 0, SCHED_BATCH, &none);
+    else
+        scheduling.size = 0;
+}
+
 static __attribute__((noreturn)) void stand_by(void)
 {
+    if (scheduling.size)
+        sys3(SYS_sched_setattr, 0, &scheduling, 0);
     sys2(SYS_set_robust_list, setup.robust, setup.robust_bytes);
     refresh_canary();
     for (uint32_t i = 0; i < setup.range_count; i++)
@@ -461,6 +486,7 @@ __attribute__((noreturn, visibility("default"))) void stub_start(void)
 {
     /* The page with the entry is a copy that was written to: back to the file's own. */
     sys3(SYS_madvise, setup.entry & ~4095ULL, 4096, MADV_DONTNEED);
+    step_back();
     (void)*(volatile char *)at(setup.stack); /* the stack grows once, not in every child */
     for (int i = 0; i < WARM_DEPTH; i++)
         bear();

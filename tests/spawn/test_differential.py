@@ -38,16 +38,6 @@ def seen(mirror: Path) -> Seen:
     return found
 
 
-@pytest.fixture
-def warm() -> str:
-    """Skips as long as there are no warm templates."""
-    try:
-        elfolio.SpawnTemplate("/bin/true", temperature="warm").close()  # type: ignore[arg-type]
-    except elfolio.InvalidArgument:
-        pytest.skip("needs temperature='warm'; to force: build an elfolio that has it")
-    return "warm"
-
-
 def compared(mirror: Path, temperature: str, examples: int, user: int) -> dict[str, Any]:
     """In a host of its own, as `user`, or as the one who runs the tests if that is -1."""
 
@@ -70,7 +60,6 @@ def warm_is_cold(mirror: Path, examples: int, user: int) -> None:
 
 
 @pytest.mark.parametrize("user", USERS)
-@pytest.mark.usefixtures("warm")
 def test_warm_equals_cold(mirror: Path, user: int) -> None:
     """What a program sees of its start, how it ends, what it leaves, and how a spawn fails: all as cold; and 95% of
     those that start run warm."""
@@ -79,7 +68,6 @@ def test_warm_equals_cold(mirror: Path, user: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("user", USERS)
-@pytest.mark.usefixtures("warm")
 def test_warm_equals_cold_thousands_of_times(mirror: Path, user: int) -> None:
     """The same, over thousands of spawns."""
     warm_is_cold(mirror, THOUSANDS, user)

@@ -17,6 +17,7 @@ DRIFTS = (
         "session",
         "terminal",
         "seccomp",
+        "credentials",
         "Landlock or user namespace",
     ),
 )

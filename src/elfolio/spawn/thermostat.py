@@ -1,4 +1,4 @@
-"""spawn.thermostat: when a template is warm. In: its starts, and what came of them. Out: a process to ask, or the reason.
+"""spawn.thermostat: when a template is warm. In: its starts, and what came of them. Out: one to ask, or the reason.
 
 A process is started when enough starts have been seen to pay for it (auto), or at the first one (warm). It ends
 when what it stands for is no more: an upgraded library, other surroundings for good, its age. It never decides about

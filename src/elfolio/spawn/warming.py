@@ -110,6 +110,7 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 entry = reach_entry(tracee, program, os.readlink(f"/proc/{child.pid}/exe"))
                 _inspect(child.pid, entry)
                 objects = _objects(entry, began)
+                _wipe(tracee, entry, environment)
                 _install(tracee, entry)
             warm = _native.Warm(
                 ours.fileno(),
@@ -205,6 +206,8 @@ def _inspect(pid: int, entry: Entry) -> None:
     status = _status(pid)
     if status["Threads"] != "1":
         raise NotWarm("threads at main")
+    if "shstk" in status.get("x86_Thread_features", ""):
+        raise NotWarm("a shadow stack")  # the last jump returns to where nobody has called from
     if Path(f"/proc/{pid}/task/{pid}/children").read_text().strip():
         raise NotWarm("a child process at main")
     with suppress(FileNotFoundError):
@@ -260,11 +263,24 @@ def _objects(entry: Entry, began: float) -> list[tuple[bytes, tuple[int, ...] | 
 
 def _searched(path: str, dynamic: Dynamic) -> Iterator[str]:
     origin = os.path.dirname(path)
-    for folder in dynamic.search_path:
-        folder = folder.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
+    for written in dynamic.search_path:
+        folder = written.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
         if "$" in folder or not folder.startswith("/"):
             raise NotWarm("search path", folder)
         yield os.path.normpath(folder)
+
+
+def _wipe(tracee: Tracee, entry: Entry, environment: list[bytes]) -> None:
+    """Overwrites the variables of the template's own start that nothing has asked for: a child of another environment
+    has no business with them. They stand one behind the other (fs/exec.c, copy_strings)."""
+    if entry.reads_all:
+        return  # every child has the same
+    at = _fields_of_stat(tracee.pid)[50]
+    for variable in environment:
+        name = variable.partition(b"=")[0]
+        if name not in entry.reads and not variable.startswith((b"LD_", b"GLIBC_", b"MALLOC_")):
+            tracee.write(at, bytes(len(variable)))
+        at += len(variable) + 1
 
 
 # --- the stub ------------------------------------------------------------------------------------------
@@ -383,24 +399,12 @@ def _lead(tracee: Tracee, entry: Entry, name: str, expected: int, to: int) -> No
     tracee.write(address, struct.pack("Q", to))
 
 
-def _memory_map(pid: int, brk: int) -> MemoryMap:
-    """Fields 26 to 28 and 45 to 51 of proc_pid_stat(5)."""
+def _fields_of_stat(pid: int) -> dict[int, int]:
+    """The numbers of proc_pid_stat(5), by its own numbering."""
     text = Path(f"/proc/{pid}/stat").read_text()
-    fields = [int(word) for word in text[text.rindex(")") + 4 :].split()]
+    return {4 + i: int(word) for i, word in enumerate(text[text.rindex(")") + 4 :].split())}
 
-    def field(number: int) -> int:
-        return fields[number - 4]
 
-    return MemoryMap(
-        field(26),
-        field(27),
-        field(45),
-        field(46),
-        field(47),
-        brk,
-        field(28),
-        field(48),
-        field(49),
-        field(50),
-        field(51),
-    )
+def _memory_map(pid: int, brk: int) -> MemoryMap:
+    f = _fields_of_stat(pid)
+    return MemoryMap(f[26], f[27], f[45], f[46], f[47], brk, f[28], f[48], f[49], f[50], f[51])
