@@ -232,16 +232,19 @@ static int environment_fits(const struct warm *w, char *const *envp)
     return at == end;
 }
 
-static int objects_stand(const struct warm *w, uint32_t *which)
+int warm_objects_stand(const struct warm *w, uint32_t *which, uint32_t *differs, int *error)
 {
     for (uint32_t i = 0; i < w->object_count; i++) {
         const struct warm_object *o = &w->objects[i];
         struct file_key now;
         int err = file_key_read(o->path, -1, &now);
         *which = i;
-        if (o->absent ? err != ENOENT && err != ENOTDIR : err || file_key_differs(&o->key, &now))
+        *error = o->absent ? EEXIST : err;
+        *differs = o->absent || err ? 0 : file_key_differs(&o->key, &now);
+        if (o->absent ? err != ENOENT && err != ENOTDIR : err || *differs)
             return 0;
     }
+    *error = 0;
     return 1;
 }
 
@@ -460,7 +463,9 @@ static enum warm_outcome await_birth(struct warm *w, pid_t pid, uint32_t *detail
 
 static enum warm_outcome still_the_same(struct warm *w, struct surroundings *now, uint32_t *detail)
 {
-    if (!objects_stand(w, detail))
+    uint32_t differs;
+    int error;
+    if (!warm_objects_stand(w, detail, &differs, &error))
         return WARM_STALE;
     if (surroundings_read(now, w->pid, w->surroundings.terminal != 0))
         *detail = DRIFT_UNREADABLE;

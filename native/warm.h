@@ -98,6 +98,8 @@ struct warm_check {
 
 enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct warm_plan *plan, struct warm_check check,
                               uint32_t *detail);
+/* Whether what it has mapped is what an exec would map now; else which object, what of its key, or an errno. */
+int warm_objects_stand(const struct warm *w, uint32_t *which, uint32_t *differs, int *error);
 /* Whether the variable counts for programs that have run no constructor of their own: the loader's, the C library's. */
 int warm_variable_counts(const struct warm *w, const char *variable);
 void warm_after_fork(void);
