@@ -100,6 +100,8 @@ static long tell_birth(int pid, long error, int pidfd)
     return sys3(SYS_sendmsg, WARM_FD_CONTROL, &m, MSG_NOSIGNAL);
 }
 
+#define WARM_WAITS 30 /* of a second each, until an owner has been silent for good */
+
 /* --- the slot: agreeing with the owner -------------------------------------------------------------- */
 
 static struct slot *slot;
@@ -137,20 +139,25 @@ static __attribute__((noreturn)) void fail(int step, long error)
     fail_from(SLOT_ASKED, step, error);
 }
 
-/* The owner checks while the child prepares, and is mostly done first: then nobody sleeps. */
+/* The owner checks while the child prepares, and is mostly done first: then nobody sleeps. An owner that is killed or
+ * executes something meanwhile says nothing. */
 static void await_go(void)
 {
     if (!change(SLOT_ASKED, SLOT_READY))
         give_up();
     wake_owner();
-    for (;;) {
+    struct timespec second = {1, 0};
+    for (int waits = 0; waits < WARM_WAITS; waits++) {
         uint32_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
         if (state == SLOT_GO)
             return;
         if (state != SLOT_READY)
             give_up();
-        sys4(SYS_futex, &slot->state, FUTEX_WAIT, SLOT_READY, 0);
+        sys4(SYS_futex, &slot->state, FUTEX_WAIT, SLOT_READY, &second);
+        if (sys0(SYS_getppid) != (long)setup.owner)
+            leave(127);
     }
+    fail_from(SLOT_READY, WARM_STEP_REQUEST, -ETIMEDOUT);
 }
 
 /* --- the child: from a request to the program's entry ---------------------------------------------- */
