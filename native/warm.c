@@ -22,7 +22,8 @@
 #endif
 
 #define PATIENCE_NS 2000000000LL /* an answer takes some tens of microseconds */
-#define LOOK_NS 200000000LL      /* how often to look what one does that does not come */
+#define LOOK_NS 20000000LL       /* how often to look what one does that does not come */
+#define LEAVE_NS 200000000LL     /* what a template gets to end by itself */
 
 struct outgoing {
     struct request request;
@@ -162,7 +163,7 @@ void warm_close(struct warm *w)
     /* It ends between two births by itself; one that does not is frozen. */
     int killed = has_ended(w->pidfd, 0);
     shutdown(w->socket, SHUT_WR);
-    if (!has_ended(w->pidfd, LOOK_NS)) {
+    if (!has_ended(w->pidfd, LEAVE_NS)) {
         killed = 1;
         sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, 0, 0);
     }
@@ -358,15 +359,6 @@ static void wake(struct slot *slot)
     sys3(SYS_futex, &slot->state, FUTEX_WAKE, 1);
 }
 
-static struct slot *free_slot(const struct warm *w, uint32_t *index)
-{
-    for (uint32_t i = 0; i < WARM_SLOTS; i++) {
-        *index = (uint32_t)(w->served + i) % WARM_SLOTS;
-        if (state_of(&w->slots[*index]) == SLOT_FREE)
-            return &w->slots[*index];
-    }
-    return NULL; /* so many stopped children */
-}
 
 static char letter_of(pid_t pid)
 {
@@ -379,6 +371,26 @@ static char letter_of(pid_t pid)
     text[n < 0 ? 0 : n] = 0;
     const char *at = strrchr(text, ')');
     return at && at[1] ? at[2] : 'X';
+}
+
+/* Who was killed between the owner's word and its program leaves its slot behind. A number that is another process's
+ * by now hides that. */
+static int is_abandoned(const struct slot *slot)
+{
+    char letter = state_of(slot) == SLOT_GO ? letter_of(slot->pid) : 'R';
+    return letter == 'X' || letter == 'Z';
+}
+
+static struct slot *free_slot(const struct warm *w, uint32_t *index)
+{
+    for (int looks = 0; looks < 2; looks++)
+        for (uint32_t i = 0; i < WARM_SLOTS; i++) {
+            *index = (uint32_t)(w->served + i) % WARM_SLOTS;
+            struct slot *slot = &w->slots[*index];
+            if (state_of(slot) == SLOT_FREE || (looks && is_abandoned(slot)))
+                return slot;
+        }
+    return NULL; /* so many stopped children */
 }
 
 /* A step may take its time, as opening a FIFO does; being stopped is another matter. */
@@ -396,15 +408,16 @@ static int standby_of(const struct warm *w, pid_t pid)
     return -1;
 }
 
-/* Whether the one that took the request has ended; of a request that nobody took yet, whether everybody has. */
+/* Whether the one that took the request has ended; of a request that nobody took yet, whether somebody has that may
+ * have been about to. */
 static int has_died(const struct warm *w, const struct slot *slot)
 {
     int which = slot->pid ? standby_of(w, slot->pid) : -1;
     if (which >= 0)
         return has_ended(w->standby[which].pidfd, 0);
     for (int i = 0; i <= WARM_DEPTH; i++)
-        if (w->standby[i].pid && !has_ended(w->standby[i].pidfd, 0))
-            return 0;
+        if (w->standby[i].pid && has_ended(w->standby[i].pidfd, 0))
+            return 1;
     return has_ended(w->pidfd, 0);
 }
 
@@ -509,13 +522,14 @@ static enum warm_outcome take_back(struct warm *w, struct slot *slot, uint32_t f
     if (!change(slot, from, SLOT_CANCELLED) && state_of(slot) == SLOT_READY)
         change(slot, SLOT_READY, SLOT_CANCELLED);
     wake(slot);
-    /* Who takes it must be known, to be reaped. */
-    int64_t until = clock_ns() + PATIENCE_NS;
+    /* Who takes it must be known, to be reaped; where patience has been lost already, all of them end. */
+    int lost = outcome == WARM_GONE || outcome == WARM_FROZEN;
+    int64_t until = lost ? 0 : clock_ns() + PATIENCE_NS;
     struct timespec pause = {0, 50000};
     while (!__atomic_load_n(&slot->pid, __ATOMIC_ACQUIRE) && !has_died(w, slot) && clock_ns() < until)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
     uint32_t ignored;
-    if (slot->pid)
+    if (slot->pid && !lost)
         await_birth(w, slot->pid, &ignored);
     end_child(w, slot);
     if (!w->dead)
