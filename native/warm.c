@@ -94,6 +94,8 @@ static int read_birth(struct warm *w, struct birth *birth, int *fd)
         return -1;
     if (m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(&control.head), sizeof *fd);
+    if (birth->pid)
+        w->told = birth->pid;
     return 1;
 }
 
@@ -121,7 +123,17 @@ static int has_ended(int pidfd, int64_t wait_ns)
     return pidfd < 0 || ppoll(&p, 1, &limit, NULL) > 0;
 }
 
-/* A template that was killed may have borne a child and not come to say so. It stands by at our socket. */
+/* A child of ours that is known by its number alone; whoever else has that number by now is none. */
+static void end_by_number(pid_t pid)
+{
+    siginfo_t info;
+    if (pid <= 0 || sys5(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) < 0)
+        return;
+    sys2(SYS_kill, pid, SIGKILL);
+    reap(pid, -1);
+}
+
+/* The same, where the kernel has not said who was born last. It stands by at our socket. */
 static void reap_unannounced(struct warm *w)
 {
     char path[64], link[64];
@@ -173,10 +185,17 @@ void warm_close(struct warm *w)
             kill_and_reap(w->standby[i].pid, w->standby[i].pidfd);
         w->standby[i].pid = 0;
     }
-    while (read_birth(w, &birth, &fd) > 0)
+    while (read_birth(w, &birth, &fd) > 0) {
         if (birth.pid && fd >= 0)
             kill_and_reap(birth.pid, fd);
-    if (killed)
+        else
+            end_by_number(birth.pid);
+    }
+    /* One that was killed may have borne a child and not come to say so. */
+    pid_t born = __atomic_load_n((pid_t *)((char *)w->slots + WARM_BORN_AT), __ATOMIC_ACQUIRE);
+    if (born && born != w->told)
+        end_by_number(born);
+    else if (!born && killed)
         reap_unannounced(w);
     close(w->socket);
     close(w->taken);
@@ -449,6 +468,11 @@ static enum warm_outcome note_births(struct warm *w, uint32_t *detail)
         *detail = (uint32_t)birth.error;
         if (!birth.pid)
             return WARM_BARREN;
+        if (fd < 0) { /* no descriptor is left for it */
+            end_by_number(birth.pid);
+            *detail = EMFILE;
+            return WARM_BARREN;
+        }
         w->standby[place].pid = birth.pid;
         w->standby[place].pidfd = fd;
     }
@@ -509,6 +533,8 @@ static void end_child(struct warm *w, const struct slot *slot)
 {
     struct launch l;
     if (!slot->pid || standby_of(w, slot->pid) < 0) {
+        /* The template is killed or frozen; the child has said who it is. */
+        end_by_number(slot->pid);
         w->dead = 1;
         return;
     }
@@ -569,9 +595,11 @@ static enum warm_outcome go(struct warm *w, struct launch *l, const struct warm_
         return WARM_STARTED;
     }
     state = await_change(w, slot, SLOT_GO, plan);
+    if (state == SLOT_GO && !change(slot, SLOT_GO, SLOT_CANCELLED))
+        state = state_of(slot); /* at the last moment */
     if (state == SLOT_FAILED)
         return failed_in(w, l, slot, detail);
-    if (state != SLOT_STARTED && !(state == SLOT_GO && !change(slot, SLOT_GO, SLOT_CANCELLED))) {
+    if (state != SLOT_STARTED) {
         /* It died, or was stopped, with some of its steps done: only what may be done twice is. */
         enum warm_outcome outcome = has_died(w, slot) ? WARM_GONE : WARM_FROZEN;
         end_child(w, slot);

@@ -66,6 +66,7 @@ struct warm {
     uint64_t peer_inode;
     pid_t pid;
     int pidfd;
+    pid_t told; /* the last birth told */
     struct {
         pid_t pid; /* 0: none */
         int pidfd;

@@ -20,6 +20,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
+#include "../clone.h"
 #include "../steps.h"
 #include "../sys.h"
 
@@ -442,6 +443,11 @@ static __attribute__((noreturn)) void stand_by(void)
 static long fork_sibling(int *pidfd)
 {
     uint64_t flags = CLONE_PARENT | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+    struct clone3_args args = {.flags = flags | CLONE_PARENT_SETTID, .pidfd = (uint64_t)pidfd, .child_tid = setup.tid,
+                               .parent_tid = setup.slots + WARM_BORN_AT};
+    long pid = sys2(SYS_clone3, &args, CLONE3_SIZE_5_3);
+    if (pid != -ENOSYS && pid != -EPERM && pid != -EINVAL)
+        return pid;
 #if defined(__x86_64__)
     return sys5(SYS_clone, flags, 0, pidfd, setup.tid, 0);
 #else
