@@ -240,6 +240,12 @@ static int launch_warm(struct image *image, struct launch *l, struct warm_way wa
             l->failed = STEP_WARM;
         return 1;
     }
+    uint32_t index;
+    if (l->flags & LAUNCH_WHOLE && !warm_objects_stand(way.warm, &index, &result->detail, &result->error)) {
+        result->status = IMAGE_OBJECT;
+        result->index = (int)index;
+        return 1;
+    }
     return 0;
 }
 

@@ -42,6 +42,7 @@ enum image_status {
     IMAGE_STALE,       /* index; detail: enum key_field, or 0 with error */
     IMAGE_FAILED,      /* error: an errno, launch.failed says where */
     IMAGE_CHANGED,     /* strict: the check after exec found another file; the child was killed */
+    IMAGE_OBJECT,      /* as IMAGE_STALE, but index counts the warm image's objects */
 };
 
 struct image_result {

@@ -22,6 +22,7 @@ struct rendezvous;
 enum launch_flags {
     LAUNCH_COPY_MEMORY = 1, /* no CLONE_VM: some step would change the parent's memory descriptor */
     LAUNCH_REPEATABLE = 2,  /* the steps may run twice: ETXTBSY gets a second try */
+    LAUNCH_WHOLE = 4,       /* a changed object of the warm image refuses the launch; else it is made cold */
 };
 
 /* What a launch had to do without; the caller counts them. */

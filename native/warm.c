@@ -22,7 +22,8 @@
 #endif
 
 #define PATIENCE_NS 2000000000LL /* an answer takes some tens of microseconds */
-#define LOOK_NS 200000000LL      /* how often to look what one does that does not come */
+#define LOOK_NS 20000000LL       /* how often to look what one does that does not come */
+#define LEAVE_NS 200000000LL     /* what a template gets to end by itself */
 
 struct outgoing {
     struct request request;
@@ -93,6 +94,8 @@ static int read_birth(struct warm *w, struct birth *birth, int *fd)
         return -1;
     if (m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(&control.head), sizeof *fd);
+    if (birth->pid)
+        w->told = birth->pid;
     return 1;
 }
 
@@ -120,7 +123,17 @@ static int has_ended(int pidfd, int64_t wait_ns)
     return pidfd < 0 || ppoll(&p, 1, &limit, NULL) > 0;
 }
 
-/* A template that was killed may have borne a child and not come to say so. It stands by at our socket. */
+/* A child of ours that is known by its number alone; whoever else has that number by now is none. */
+static void end_by_number(pid_t pid)
+{
+    siginfo_t info;
+    if (pid <= 0 || sys5(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) < 0)
+        return;
+    sys2(SYS_kill, pid, SIGKILL);
+    reap(pid, -1);
+}
+
+/* The same, where the kernel has not said who was born last. It stands by at our socket. */
 static void reap_unannounced(struct warm *w)
 {
     char path[64], link[64];
@@ -162,7 +175,7 @@ void warm_close(struct warm *w)
     /* It ends between two births by itself; one that does not is frozen. */
     int killed = has_ended(w->pidfd, 0);
     shutdown(w->socket, SHUT_WR);
-    if (!has_ended(w->pidfd, LOOK_NS)) {
+    if (!has_ended(w->pidfd, LEAVE_NS)) {
         killed = 1;
         sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, 0, 0);
     }
@@ -172,10 +185,17 @@ void warm_close(struct warm *w)
             kill_and_reap(w->standby[i].pid, w->standby[i].pidfd);
         w->standby[i].pid = 0;
     }
-    while (read_birth(w, &birth, &fd) > 0)
+    while (read_birth(w, &birth, &fd) > 0) {
         if (birth.pid && fd >= 0)
             kill_and_reap(birth.pid, fd);
-    if (killed)
+        else
+            end_by_number(birth.pid);
+    }
+    /* One that was killed may have borne a child and not come to say so. */
+    pid_t born = __atomic_load_n((pid_t *)((char *)w->slots + WARM_BORN_AT), __ATOMIC_ACQUIRE);
+    if (born && born != w->told)
+        end_by_number(born);
+    else if (!born && killed)
         reap_unannounced(w);
     close(w->socket);
     close(w->taken);
@@ -232,16 +252,19 @@ static int environment_fits(const struct warm *w, char *const *envp)
     return at == end;
 }
 
-static int objects_stand(const struct warm *w, uint32_t *which)
+int warm_objects_stand(const struct warm *w, uint32_t *which, uint32_t *differs, int *error)
 {
     for (uint32_t i = 0; i < w->object_count; i++) {
         const struct warm_object *o = &w->objects[i];
         struct file_key now;
         int err = file_key_read(o->path, -1, &now);
         *which = i;
-        if (o->absent ? err != ENOENT && err != ENOTDIR : err || file_key_differs(&o->key, &now))
+        *error = o->absent ? EEXIST : err;
+        *differs = o->absent || err ? 0 : file_key_differs(&o->key, &now);
+        if (o->absent ? err != ENOENT && err != ENOTDIR : err || *differs)
             return 0;
     }
+    *error = 0;
     return 1;
 }
 
@@ -355,15 +378,6 @@ static void wake(struct slot *slot)
     sys3(SYS_futex, &slot->state, FUTEX_WAKE, 1);
 }
 
-static struct slot *free_slot(const struct warm *w, uint32_t *index)
-{
-    for (uint32_t i = 0; i < WARM_SLOTS; i++) {
-        *index = (uint32_t)(w->served + i) % WARM_SLOTS;
-        if (state_of(&w->slots[*index]) == SLOT_FREE)
-            return &w->slots[*index];
-    }
-    return NULL; /* so many stopped children */
-}
 
 static char letter_of(pid_t pid)
 {
@@ -376,6 +390,26 @@ static char letter_of(pid_t pid)
     text[n < 0 ? 0 : n] = 0;
     const char *at = strrchr(text, ')');
     return at && at[1] ? at[2] : 'X';
+}
+
+/* Who was killed between the owner's word and its program leaves its slot behind. A number that is another process's
+ * by now hides that. */
+static int is_abandoned(const struct slot *slot)
+{
+    char letter = state_of(slot) == SLOT_GO ? letter_of(slot->pid) : 'R';
+    return letter == 'X' || letter == 'Z';
+}
+
+static struct slot *free_slot(const struct warm *w, uint32_t *index)
+{
+    for (int looks = 0; looks < 2; looks++)
+        for (uint32_t i = 0; i < WARM_SLOTS; i++) {
+            *index = (uint32_t)(w->served + i) % WARM_SLOTS;
+            struct slot *slot = &w->slots[*index];
+            if (state_of(slot) == SLOT_FREE || (looks && is_abandoned(slot)))
+                return slot;
+        }
+    return NULL; /* so many stopped children */
 }
 
 /* A step may take its time, as opening a FIFO does; being stopped is another matter. */
@@ -393,15 +427,16 @@ static int standby_of(const struct warm *w, pid_t pid)
     return -1;
 }
 
-/* Whether the one that took the request has ended; of a request that nobody took yet, whether everybody has. */
+/* Whether the one that took the request has ended; of a request that nobody took yet, whether somebody has that may
+ * have been about to. */
 static int has_died(const struct warm *w, const struct slot *slot)
 {
     int which = slot->pid ? standby_of(w, slot->pid) : -1;
     if (which >= 0)
         return has_ended(w->standby[which].pidfd, 0);
     for (int i = 0; i <= WARM_DEPTH; i++)
-        if (w->standby[i].pid && !has_ended(w->standby[i].pidfd, 0))
-            return 0;
+        if (w->standby[i].pid && has_ended(w->standby[i].pidfd, 0))
+            return 1;
     return has_ended(w->pidfd, 0);
 }
 
@@ -435,6 +470,11 @@ static enum warm_outcome note_births(struct warm *w, uint32_t *detail)
         *detail = (uint32_t)birth.error;
         if (!birth.pid)
             return WARM_BARREN;
+        if (fd < 0) { /* no descriptor is left for it */
+            end_by_number(birth.pid);
+            *detail = EMFILE;
+            return WARM_BARREN;
+        }
         w->standby[place].pid = birth.pid;
         w->standby[place].pidfd = fd;
     }
@@ -462,7 +502,9 @@ static enum warm_outcome await_birth(struct warm *w, pid_t pid, uint32_t *detail
 
 static enum warm_outcome still_the_same(struct warm *w, struct surroundings *now, uint32_t *detail)
 {
-    if (!objects_stand(w, detail))
+    uint32_t differs;
+    int error;
+    if (!warm_objects_stand(w, detail, &differs, &error))
         return WARM_STALE;
     if (surroundings_read(now, w->pid, w->surroundings.terminal != 0))
         *detail = DRIFT_UNREADABLE;
@@ -478,13 +520,12 @@ static enum warm_outcome still_the_same(struct warm *w, struct surroundings *now
  * we wait. */
 static void hand_over(struct warm *w, const struct slot *slot, struct launch *l)
 {
-    uint64_t one = 1;
     int which = standby_of(w, slot->pid);
     l->pid = w->standby[which].pid;
     l->pidfd = w->standby[which].pidfd;
     w->standby[which].pid = 0;
     w->served++;
-    if (write(w->taken, &one, sizeof one) < 0)
+    if (send(w->taken, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         w->dead = 1;
 }
 
@@ -493,6 +534,8 @@ static void end_child(struct warm *w, const struct slot *slot)
 {
     struct launch l;
     if (!slot->pid || standby_of(w, slot->pid) < 0) {
+        /* The template is killed or frozen; the child has said who it is. */
+        end_by_number(slot->pid);
         w->dead = 1;
         return;
     }
@@ -506,13 +549,14 @@ static enum warm_outcome take_back(struct warm *w, struct slot *slot, uint32_t f
     if (!change(slot, from, SLOT_CANCELLED) && state_of(slot) == SLOT_READY)
         change(slot, SLOT_READY, SLOT_CANCELLED);
     wake(slot);
-    /* Who takes it must be known, to be reaped. */
-    int64_t until = clock_ns() + PATIENCE_NS;
+    /* Who takes it must be known, to be reaped; where patience has been lost already, all of them end. */
+    int lost = outcome == WARM_GONE || outcome == WARM_FROZEN;
+    int64_t until = lost ? 0 : clock_ns() + PATIENCE_NS;
     struct timespec pause = {0, 50000};
     while (!__atomic_load_n(&slot->pid, __ATOMIC_ACQUIRE) && !has_died(w, slot) && clock_ns() < until)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
     uint32_t ignored;
-    if (slot->pid)
+    if (slot->pid && !lost)
         await_birth(w, slot->pid, &ignored);
     end_child(w, slot);
     if (!w->dead)
@@ -552,9 +596,11 @@ static enum warm_outcome go(struct warm *w, struct launch *l, const struct warm_
         return WARM_STARTED;
     }
     state = await_change(w, slot, SLOT_GO, plan);
+    if (state == SLOT_GO && !change(slot, SLOT_GO, SLOT_CANCELLED))
+        state = state_of(slot); /* at the last moment */
     if (state == SLOT_FAILED)
         return failed_in(w, l, slot, detail);
-    if (state != SLOT_STARTED && !(state == SLOT_GO && !change(slot, SLOT_GO, SLOT_CANCELLED))) {
+    if (state != SLOT_STARTED) {
         /* It died, or was stopped, with some of its steps done: only what may be done twice is. */
         enum warm_outcome outcome = has_died(w, slot) ? WARM_GONE : WARM_FROZEN;
         end_child(w, slot);

@@ -62,10 +62,11 @@ struct warm {
     struct warm *next, **before; /* of all, for forked children */
     pthread_mutex_t lock;
     int socket;
-    int taken; /* eventfd: tells the template that its standby has been taken */
+    int taken; /* a socket: a byte tells the template that one of its standbys has been taken */
     uint64_t peer_inode;
     pid_t pid;
     int pidfd;
+    pid_t told; /* the last birth told */
     struct {
         pid_t pid; /* 0: none */
         int pidfd;
@@ -98,6 +99,8 @@ struct warm_check {
 
 enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct warm_plan *plan, struct warm_check check,
                               uint32_t *detail);
+/* Whether what it has mapped is what an exec would map now; else which object, what of its key, or an errno. */
+int warm_objects_stand(const struct warm *w, uint32_t *which, uint32_t *differs, int *error);
 /* Whether the variable counts for programs that have run no constructor of their own: the loader's, the C library's. */
 int warm_variable_counts(const struct warm *w, const char *variable);
 void warm_after_fork(void);

@@ -58,6 +58,11 @@ struct slot {
     uint64_t reserved[26];
 };
 
+/* Behind the slots: the number of the child born last. The kernel writes it at the birth itself (CLONE_PARENT_SETTID):
+ * a template that is killed does not come to tell. */
+#define WARM_BORN_AT (WARM_SLOT_BYTES - 8)
+_Static_assert(WARM_SLOTS * sizeof(struct slot) <= WARM_BORN_AT, "slots");
+
 enum request_flags {
     REQUEST_NULL_0 = 1, /* /dev/null, freshly opened, is descriptor 0; likewise 1 and 2 */
     REQUEST_NULL_1 = 2,

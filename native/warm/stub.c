@@ -20,6 +20,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
+#include "../clone.h"
 #include "../steps.h"
 #include "../sys.h"
 
@@ -100,6 +101,8 @@ static long tell_birth(int pid, long error, int pidfd)
     return sys3(SYS_sendmsg, WARM_FD_CONTROL, &m, MSG_NOSIGNAL);
 }
 
+#define WARM_WAITS 30 /* of a second each, until an owner has been silent for good */
+
 /* --- the slot: agreeing with the owner -------------------------------------------------------------- */
 
 static struct slot *slot;
@@ -137,22 +140,27 @@ static __attribute__((noreturn)) void fail(int step, long error)
     fail_from(SLOT_ASKED, step, error);
 }
 
-/* The owner checks while the child prepares, and is mostly done first: then nobody sleeps. */
+/* The owner checks while the child prepares, and is mostly done first: then nobody sleeps. An owner that is killed or
+ * executes something meanwhile says nothing. */
 static void await_go(void)
 {
     if (!change(SLOT_ASKED, SLOT_READY))
         give_up();
     wake_owner();
+    struct timespec second = {1, 0};
     for (int i = 0; i < WARM_SPINS && __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == SLOT_READY; i++)
         relax();
-    for (;;) {
+    for (int waits = 0; waits < WARM_WAITS; waits++) {
         uint32_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
         if (state == SLOT_GO)
             return;
         if (state != SLOT_READY)
             give_up();
-        sys4(SYS_futex, &slot->state, FUTEX_WAIT, SLOT_READY, 0);
+        sys4(SYS_futex, &slot->state, FUTEX_WAIT, SLOT_READY, &second);
+        if (sys0(SYS_getppid) != (long)setup.owner)
+            leave(127);
     }
+    fail_from(SLOT_READY, WARM_STEP_REQUEST, -ETIMEDOUT);
 }
 
 /* --- the child: from a request to the program's entry ---------------------------------------------- */
@@ -255,7 +263,8 @@ static void set_ignored(uint64_t wanted)
     }
 }
 
-/* What waits for a signal was waiting before there was a program for it. */
+/* Of signals that came while it stood by. One that comes once the owner has given its word is the program's: the
+ * owner's caller may have sent it. */
 static void drop_pending(void)
 {
     uint64_t all = ~0ULL;
@@ -373,6 +382,7 @@ static __attribute__((noreturn)) void become_program(void)
     long err = sys5(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0);
     if (err < 0)
         fail(WARM_STEP_STATE, err);
+    drop_pending();
     await_go();
     if (slot->umask >= 0)
         sys1(SYS_umask, slot->umask);
@@ -391,7 +401,6 @@ static __attribute__((noreturn)) void become_program(void)
     if (err < 0)
         fail_from(SLOT_GO, (int)failed, err);
     close_others(r);
-    drop_pending();
     if (slot->answers) {
         if (!change(SLOT_GO, SLOT_STARTED))
             give_up();
@@ -459,6 +468,11 @@ static __attribute__((noreturn)) void stand_by(void)
 static long fork_sibling(int *pidfd)
 {
     uint64_t flags = CLONE_PARENT | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+    struct clone3_args args = {.flags = flags | CLONE_PARENT_SETTID, .pidfd = (uint64_t)pidfd, .child_tid = setup.tid,
+                               .parent_tid = setup.slots + WARM_BORN_AT};
+    long pid = sys2(SYS_clone3, &args, CLONE3_SIZE_5_3);
+    if (pid != -ENOSYS && pid != -EPERM && pid != -EINVAL)
+        return pid;
 #if defined(__x86_64__)
     return sys5(SYS_clone, flags, 0, pidfd, setup.tid, 0);
 #else
@@ -491,13 +505,12 @@ __attribute__((noreturn, visibility("default"))) void stub_start(void)
     for (int i = 0; i < WARM_DEPTH; i++)
         bear();
     for (;;) {
-        struct pollfd p[3] = {{WARM_FD_TAKEN, POLLIN, 0}, {WARM_FD_CONTROL, 0, 0}, {WARM_FD_OWNER, POLLIN, 0}};
-        uint64_t taken = 0;
+        struct pollfd p[3] = {{WARM_FD_TAKEN, POLLIN, 0}, {WARM_FD_CONTROL, POLLRDHUP, 0}, {WARM_FD_OWNER, POLLIN, 0}};
+        char taken[64];
         long ready = sys5(SYS_ppoll, p, 3, 0, 0, 8);
         if (ready < 0 || !(p[0].revents & POLLIN) || p[1].revents || p[2].revents)
             leave(0);
-        sys3(SYS_read, WARM_FD_TAKEN, &taken, sizeof taken);
-        while (taken--)
+        for (long count = sys3(SYS_read, WARM_FD_TAKEN, taken, sizeof taken); count > 0; count--)
             bear();
     }
 }

@@ -34,12 +34,12 @@ _OUTCOMES = {
 }
 
 
-def outcome_reason(outcome: int, detail: int, objects: tuple[str, ...]) -> str:
+def outcome_reason(outcome: int, detail: int, image: list[tuple[bytes, tuple[int, ...] | None]]) -> str:
     """A short text; the same for the same cause, because it is counted by it."""
     if outcome == _native.WARM_DRIFTED:
         return f"drifted: {DRIFTS[detail]}"
     if outcome == _native.WARM_STALE:
-        return f"changed: {objects[detail]}" if detail < len(objects) else "changed"
+        return f"changed: {os.fsdecode(image[detail][0])}" if detail < len(image) else "changed"
     if outcome == _native.WARM_REFUSED:
         return f"its child could not prepare itself: {os.strerror(detail)}"
     if outcome == _native.WARM_BARREN:

@@ -8,7 +8,7 @@ from elfolio.errors import StaleTemplate
 from elfolio.spawn.options import Options
 from elfolio.spawn.plan import Plan
 
-__all__ = ["NO_PROCESS", "foreign_error", "refusal_error"]
+__all__ = ["NO_PROCESS", "foreign_error", "object_error", "refusal_error"]
 
 # In the order of the bits: enum key_field and enum authority_field (native/identity.h).
 _FIELDS = ("device", "inode", "size", "mode", "owner", "group", "ctime", "mtime")
@@ -40,7 +40,7 @@ def refusal_error(
         return foreign_error(target)
     if status == _native.IMAGE_UNAUTHORIZED:
         return _authority_error(target, detail, error)
-    if status in (_native.IMAGE_STALE, _native.IMAGE_CHANGED):
+    if status in (_native.IMAGE_STALE, _native.IMAGE_OBJECT, _native.IMAGE_CHANGED):
         return _stale_error(files[index], detail, error, status == _native.IMAGE_CHANGED)
     if failed in (_native.STEP_CLONE, _native.STEP_PIDFD):
         return OSError(error, f"{NO_PROCESS}: {os.strerror(error)}")
@@ -51,6 +51,15 @@ def refusal_error(
     if failed == _native.STEP_WARM:
         return OSError(error, "the template's process died in mid-spawn; what the actions had done by then is done")
     return plan.failure(failed, error, options, warm=index < 0)
+
+
+def object_error(file: str, held: tuple[int, ...] | None, found: tuple[int, ...] | None) -> StaleTemplate:
+    """For an object of the image whose key (`Image.key`) is not the one held; None: there is no such file."""
+    bits = 0
+    if held is not None and found is not None:
+        fields = (*zip(held[:6], found[:6], strict=True), (held[6:8], found[6:8]), (held[8:], found[8:]))
+        bits = sum(1 << i for i, (before, now) in enumerate(fields) if before != now)
+    return _stale_error(file, bits, errno.ENOENT if found is None else errno.EEXIST, False)
 
 
 def _authority_error(target: str | int, detail: int, error: int) -> OSError:

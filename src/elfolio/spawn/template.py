@@ -99,7 +99,8 @@ class SpawnTemplate:
         self._held: Held | None = None
         self._foreign = False
         self._counts: ProgramCounts = counts_for(str(self.target))
-        self._heat = Thermostat(temperature if audit != "strict" else "cold", self._counts, rotate_after, max_age)
+        heat: Temperature = temperature if audit != "strict" else "cold"
+        self._heat = Thermostat(heat, self._counts, rotate_after, max_age, rebuild)
         self._held = hold(self.target, lease=lease, by_path=audit == "strict")
         if isinstance(self.target, int):
             # The caller may close the descriptor given: what is pinned is a copy.
@@ -144,6 +145,7 @@ class SpawnTemplate:
         refusal = held.image.check()
         if refusal is not None:
             raise refusal_error(self.target, held.files, refusal)
+        self._heat.stand()
 
     def spawn(
         self,
@@ -176,8 +178,8 @@ class SpawnTemplate:
         if heat.warm is None and heat.due():
             self._kindle(argv[0], None)
         outcome = held.image.launch(
-            Child, self._counts, argv, None, _PLAIN.steps, None, held.exec_fd, -1, _PLAIN.flags, False, heat.warm,
-            _PLAIN_WARM,
+            Child, self._counts, argv, None, _PLAIN.steps, None, held.exec_fd, -1, _PLAIN.flags | heat.flags, False,
+            heat.warm, _PLAIN_WARM,
         )  # fmt: skip
         return self._started(outcome, held, _PLAIN, argv, NO_OPTIONS, _PLAIN_STREAMS)
 
@@ -237,8 +239,8 @@ class SpawnTemplate:
             plan = plain_plans.get(streams) or compile_plan(options, streams)
             warm, warm_plan = self._warmed(argv, options, streams, plan)
             outcome = held.image.launch(
-                Child, self._counts, argv, options.environment, plan.steps, None, held.exec_fd, -1, plan.flags, False,
-                warm, warm_plan,
+                Child, self._counts, argv, options.environment, plan.steps, None, held.exec_fd, -1,
+                plan.flags | self._heat.flags, False, warm, warm_plan,
             )  # fmt: skip
         else:
             plan, outcome = self._start(held, argv, options, streams, script)
@@ -259,7 +261,7 @@ class SpawnTemplate:
         if isinstance(outcome, tuple):
             if outcome[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
                 return self.launch(argv, options, streams, script, rebuilds - 1)
-            error = refusal_error(self.target, held.files, outcome, plan, options)
+            error = self._refusal(outcome, held, plan, options)
             if outcome[2] < 0:
                 self._heat.learn_failure(outcome[4])
             self._counts.failed(type(error).__name__)
@@ -270,6 +272,12 @@ class SpawnTemplate:
             self._counts.fell_back(reason for bit, reason in _DOINGS if outcome.how & bit)
         outcome.args = list(argv)
         return outcome
+
+    def _refusal(self, outcome: "_native.Refusal", held: Held, plan: Plan, options: Options) -> OSError:
+        files = held.files
+        if outcome[0] == _native.IMAGE_OBJECT:
+            files = tuple(os.fsdecode(path) for path, _ in self._heat.image or ())
+        return refusal_error(self.target, files, outcome, plan, options)
 
     def _start(
         self,
@@ -304,7 +312,7 @@ class SpawnTemplate:
                 path,
                 fd,
                 cgroup_fd,
-                plan.flags,
+                plan.flags | self._heat.flags,
                 self.audit == "strict",
                 warm,
                 warm_plan,
@@ -359,6 +367,8 @@ class SpawnTemplate:
             return self._start(held, argv, options, (NULL_DEVICE,) * 3, None, proxy)[1]
 
         self._heat.kindle(held.exec_fd, launch, name)
+        if self._heat.warm is None:
+            self._heat.stand()
 
     def _current(self) -> Held:
         if self._foreign:

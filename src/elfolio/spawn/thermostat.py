@@ -5,6 +5,7 @@ when what it stands for is no more: an upgraded library, other surroundings for 
 one start: the C core does (native/warm.c), and any doubt of its makes that start a cold one, which is counted here.
 """
 
+import os
 import threading
 import time
 from typing import Literal
@@ -14,7 +15,8 @@ from elfolio.spawn import warming
 from elfolio.spawn.counts import ProgramCounts
 from elfolio.spawn.entry import NotWarm
 from elfolio.spawn.reasons import outcome_reason
-from elfolio.spawn.warming import Launch, Warmth
+from elfolio.spawn.refusals import object_error
+from elfolio.spawn.warming import Image, Launch, Warmth, key_now
 
 __all__ = ["Temperature", "Thermostat", "policy"]
 
@@ -44,7 +46,14 @@ _MISSED = frozenset((_native.WARM_DRIFTED, _native.WARM_ENVIRONMENT))
 class Thermostat:
     """One template's temperature. `warm` is the process to ask, or None."""
 
-    def __init__(self, temperature: Temperature, counts: ProgramCounts, rotate_after: int, max_age: float) -> None:
+    def __init__(
+        self,
+        temperature: Temperature,
+        counts: ProgramCounts,
+        rotate_after: int,
+        max_age: float,
+        rebuild: bool = True,
+    ) -> None:
         self.temperature = temperature
         self.warm: _native.Warm | None = None
         self.warmth: Warmth | None = None
@@ -53,6 +62,10 @@ class Thermostat:
         self.started = 0
         """How many processes have been started."""
         self.counts = counts
+        self.flags = _native.LAUNCH_WHOLE if temperature == "warm" and not rebuild else 0
+        """Whether the whole image is held: a changed object refuses the start."""
+        self.image: Image | None = None
+        """That image, once there has been a process of it. Another one's must be the same."""
         self._limits = rotate_after, max_age
         self._until = 0 if temperature == "warm" else policy.starts
         """Cold starts until one is tried for."""
@@ -62,7 +75,10 @@ class Thermostat:
         self._lock = threading.Lock()
 
     def due(self) -> bool:
-        """Whether a process should be started before the next start. Called where `warm` is None."""
+        """Whether a process should be started before the next start. Called where `warm` is None; raises StaleTemplate
+        where the whole image is held and has changed."""
+        if self.image is not None:
+            self.stand()
         if self._never:
             return False
         self._until -= 1
@@ -72,8 +88,16 @@ class Thermostat:
         """There will be no process, for this reason."""
         self.reason, self._never = NotWarm(reason), True
 
+    def stand(self) -> None:
+        """Raises StaleTemplate where the whole image is held and has changed."""
+        for path, key in self.image or ():
+            now = key_now(path)
+            if now != key:
+                raise object_error(os.fsdecode(path), key, now)
+
     def refuse(self, reason: str) -> None:
         """A start that is cold because of what it asks for."""
+        self.stand()
         self.counts.fell_back((f"warm: {reason}",))
 
     def kindle(self, pinned: int, launch: Launch, name: str | bytes) -> None:
@@ -83,8 +107,14 @@ class Thermostat:
             return
         try:
             self.started += 1
-            self.warmth = warming.start(warming.examine(pinned), launch, name, *self._limits)
-            self.warm, self.reason = self.warmth.warm, None
+            warmth = warming.start(warming.examine(pinned), launch, name, *self._limits)
+            if self.image not in (None, warmth.image):
+                warmth.warm.close()
+                raise NotWarm("changing", "what it is linked with", lasts=False)
+            if self.flags:
+                self.image = warmth.image
+            self.warmth = warmth
+            self.warm, self.reason = warmth.warm, None
         except NotWarm as error:
             self.reason = error
             self._never = error.lasts
@@ -104,8 +134,8 @@ class Thermostat:
         if outcome == _native.WARM_STARTED:
             self._missed = 0
             return
-        objects = self.warmth.objects if self.warmth is not None else ()
-        self.counts.fell_back((f"warm: {outcome_reason(outcome, detail, objects)}",))
+        image = self.warmth.image if self.warmth is not None else []
+        self.counts.fell_back((f"warm: {outcome_reason(outcome, detail, image)}",))
         if outcome in _MISSED:
             self._missed += 1
             if self._missed >= policy.misses:

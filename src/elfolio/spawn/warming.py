@@ -28,10 +28,13 @@ from elfolio.spawn.options import Options
 from elfolio.spawn.stub import MemoryMap, Setup, stub
 from elfolio.spawn.tracee import Tracee, TraceeLost
 
-__all__ = ["Launch", "Warmth", "examine", "start"]
+__all__ = ["Image", "Launch", "Warmth", "examine", "key_now", "start"]
 
 Launch = Callable[[list[str | bytes], Options, _native.Proxy], "Child | _native.Refusal"]
 """Launches the program with these arguments and options, to be met by the proxy."""
+
+Image = list[tuple[bytes, "tuple[int, ...] | None"]]
+"""Paths of what an exec would map, or read to find that out, with the keys it had; None: what was not there."""
 
 _PATIENCE = 5.0
 """Seconds that a program's libraries may take to start."""
@@ -54,7 +57,7 @@ class Warmth:
 
     warm: _native.Warm
     pid: int
-    objects: tuple[str, ...]
+    image: "Image"
     """What the C core's indices of objects mean."""
     seconds: float
     """What it took to start it."""
@@ -129,8 +132,7 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
         child.detach()
         ours.detach()
         taken.detach()
-    files = tuple(os.fsdecode(path) for path, _ in objects)
-    return Warmth(warm, pid, files, time.monotonic() - began, time.monotonic())
+    return Warmth(warm, pid, objects, time.monotonic() - began, time.monotonic())
 
 
 class _Descriptor:
@@ -152,7 +154,11 @@ def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, int, Op
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     stack.enter_context(ours)
     stack.enter_context(theirs)
-    taken = _Descriptor(os.eventfd(0, os.EFD_CLOEXEC))
+    # A socket's wake-up says that the waker is about to sleep: the template is put onto its processor, and not behind
+    # the child on the other. An eventfd's does not.
+    telling, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    stack.enter_context(told)
+    taken = _Descriptor(telling.detach())
     stack.callback(taken.close)
     slots = os.memfd_create("elfolio", os.MFD_CLOEXEC)
     stack.callback(os.close, slots)
@@ -163,7 +169,7 @@ def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, int, Op
     pairs = (
         (theirs.fileno(), _native.WARM_FD_CONTROL),
         (owner, _native.WARM_FD_OWNER),
-        (taken.fd, _native.WARM_FD_TAKEN),
+        (told.fileno(), _native.WARM_FD_TAKEN),
         (slots, _native.WARM_FD_SLOTS),
     )
     for fd, target in pairs:
@@ -236,28 +242,31 @@ def _smaps(pid: int) -> Iterator[str]:
         yield from file
 
 
-def _key(path: bytes) -> tuple[int, ...]:
-    st = os.stat(path)
+def key_now(path: bytes) -> tuple[int, ...] | None:
+    """What `Image.key` would be of the file that is there; None if there is none."""
+    try:
+        st = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     return (
         st.st_dev, st.st_ino, st.st_size, st.st_mode, st.st_uid, st.st_gid,
         st.st_ctime_ns // 10**9, st.st_ctime_ns % 10**9, st.st_mtime_ns // 10**9, st.st_mtime_ns % 10**9,
     )  # fmt: skip
 
 
-def _objects(entry: Entry, began: float) -> list[tuple[bytes, tuple[int, ...] | None]]:
+def _objects(entry: Entry, began: float) -> Image:
     """What must be as it is now, lest an exec would map something else: each object, the dynamic linker's files, and
     the directories that are searched before its cache."""
     since = time.time_ns() - int((time.monotonic() - began) * 1e9) - 20_000_000  # a tick or two
-    held: list[tuple[bytes, tuple[int, ...] | None]] = []
+    held: Image = []
     for obj in entry.objects[1:]:
-        key = _key(os.fsencode(obj.path))
-        if (key[0], key[1]) != (obj.device, obj.inode) or key[6] * 10**9 + key[7] >= since:
+        key = key_now(os.fsencode(obj.path))
+        if key is None or (key[0], key[1]) != (obj.device, obj.inode) or key[6] * 10**9 + key[7] >= since:
             raise NotWarm("changing", obj.path, lasts=False)
         held.append((os.fsencode(obj.path), key))
     folders = {folder for obj in entry.objects for folder in _searched(obj.path, obj.dynamic)}
     for path in (_LOADER_FILES, _PRELOAD, *sorted(folders)):
-        encoded = os.fsencode(path)
-        held.append((encoded, _key(encoded) if os.path.exists(path) else None))
+        held.append((os.fsencode(path), key_now(os.fsencode(path))))
     return held
 
 
