@@ -396,7 +396,7 @@ static char letter_of(pid_t pid)
  * by now hides that. */
 static int is_abandoned(const struct slot *slot)
 {
-    char letter = state_of(slot) == SLOT_GO ? letter_of(slot->pid) : 'R';
+    char letter = letter_of(slot->pid);
     return letter == 'X' || letter == 'Z';
 }
 

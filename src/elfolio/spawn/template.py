@@ -384,6 +384,7 @@ class SpawnTemplate:
             return False
         held = hold(self.target, lease=self._lease, by_path=self.audit == "strict")
         self._held = held
+        self._heat.cool()
         self._counts.rebuilt()
         names.unlink_for(stale.exec_fd)
         return True
