@@ -396,7 +396,7 @@ static char letter_of(pid_t pid)
  * by now hides that. */
 static int is_abandoned(const struct slot *slot)
 {
-    char letter = state_of(slot) == SLOT_GO ? letter_of(slot->pid) : 'R';
+    char letter = letter_of(slot->pid);
     return letter == 'X' || letter == 'Z';
 }
 
@@ -671,7 +671,10 @@ enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct war
     l->pid = l->pidfd = -1;
     pthread_mutex_lock(&w->lock);
     enum warm_outcome outcome = launch_locked(w, l, plan, check, detail);
-    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN || outcome == WARM_LOST)
+    /* Not where each start is to be told what has changed. */
+    int stale = outcome == WARM_STALE && !(l->flags & LAUNCH_WHOLE);
+    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN || outcome == WARM_LOST ||
+        outcome == WARM_WORN || stale)
         w->dead = 1;
     pthread_mutex_unlock(&w->lock);
     return outcome;

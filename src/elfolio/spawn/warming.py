@@ -64,6 +64,11 @@ class Warmth:
     born: float
     """CLOCK_MONOTONIC."""
 
+    @property
+    def dead(self) -> bool:
+        """Whether it will serve no start any more."""
+        return bool(self.warm.facts()[4])
+
 
 def examine(pinned: int) -> Dynamic:
     """The program as far as its open file tells; raises NotWarm for one that can never be held warm."""
