@@ -353,7 +353,7 @@ static __attribute__((noreturn)) void enter(void)
                      "jmp *%[munmap]"
                      :
                      : [stack] "a"(setup.stack), "D"(setup.stub), "S"(setup.stub_bytes), "d"(setup.entry_argument),
-                       [munmap] "r"(setup.munmap)
+                       [munmap] "c"(setup.munmap)
                      : "memory");
     __builtin_unreachable();
 #else
