@@ -638,7 +638,7 @@ static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const s
     sys4(SYS_rt_sigprocmask, SIG_SETMASK, 0, &out->request.mask, sizeof out->request.mask);
     if (directory_read(".", cwd) || memcmp(cwd, w->surroundings.cwd, sizeof cwd)) {
         cwd_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (cwd_fd < 0 || out->request.fd_count == WARM_FDS)
+        if (cwd_fd < 0)
             return WARM_DESCRIPTOR;
         out->request.flags |= REQUEST_CWD;
         out->request.target[out->request.fd_count] = -1;
