@@ -223,6 +223,12 @@ static int launch_warm(struct image *image, struct launch *l, struct warm_way wa
     *result = (struct image_result){.status = IMAGE_READY, .warm = WARM_OUTCOMES};
     if (getpid() != image->owner || generation != image->generation)
         return 0; /* said by the cold way */
+    /* One that was started for the file held before this one, or for the one held since by another thread. */
+    if (file_key_differs(&image->file[image->executed].key, &way.warm->program)) {
+        result->warm = WARM_STALE;
+        result->warm_detail = way.warm->object_count;
+        return 0;
+    }
     result->warm = warm_launch(way.warm, l, way.plan, (struct warm_check){check_passes, &checked},
                                &result->warm_detail);
     result->launch_ns = clock_ns() - start - result->check_ns;

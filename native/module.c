@@ -139,7 +139,6 @@ static const struct constant constants[] = {
     {"WARM_SLOT_BYTES", WARM_SLOT_BYTES},
     {"WARM_FD_TAKEN", WARM_FD_TAKEN},
     {"WARM_ROOM", WARM_ROOM},
-    {"WARM_RANGES", WARM_RANGES},
     {"WARM_MAGIC", (long)WARM_MAGIC},
     {"PROXY_MEET", PROXY_MEET},
     {"LOST_CODE", LOST_CODE},

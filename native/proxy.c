@@ -49,8 +49,11 @@ long meet_tracer(struct rendezvous *r)
     uint32_t answer;
     sys2(SYS_prctl, PR_SET_PTRACER, r->tracer); /* Yama: the tracer is no ancestor of ours */
     set_and_wake(&r->child, (uint32_t)sys0(SYS_getpid));
-    while (!(answer = __atomic_load_n(&r->answer, __ATOMIC_ACQUIRE)))
+    while (!(answer = __atomic_load_n(&r->answer, __ATOMIC_ACQUIRE))) {
         wait_while(&r->answer, 0, 1);
+        if (sys0(SYS_getppid) != r->owner)
+            return -ESRCH; /* killed, and the tracer with it */
+    }
     return answer & 1 ? 0 : -(long)(answer >> 1);
 }
 
@@ -72,6 +75,9 @@ static long meet(struct proxy *p, long options)
 static void serve(void *proxy)
 {
     struct proxy *p = proxy;
+    /* It may be waiting for a tracee that does not come when its owner is killed. The thread that started it outlives
+     * it otherwise. */
+    sys2(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
     for (;;) {
         uint32_t turn = __atomic_load_n(&p->turn, __ATOMIC_ACQUIRE);
         if (turn == TURN_QUIT || sys0(SYS_getppid) != p->owner)
@@ -116,6 +122,7 @@ int proxy_start(struct proxy *p)
         return (int)-pid;
     }
     p->pid = p->rendezvous.tracer = (pid_t)pid;
+    p->rendezvous.owner = p->owner;
     return 0;
 }
 

@@ -16,7 +16,7 @@
 struct rendezvous {
     uint32_t child;  /* its pid, once it is there */
     uint32_t answer; /* 1: traced; else an errno, shifted left by one */
-    pid_t tracer;
+    pid_t tracer, owner;
 };
 
 struct proxy {

@@ -2,6 +2,7 @@
  * sends to it. */
 #include "module.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -267,7 +268,11 @@ static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return NULL;
     }
-    int err = warm_adopt(w);
+    char exe[32];
+    snprintf(exe, sizeof exe, "/proc/%d/exe", pid);
+    int err = file_key_read(exe, -1, &w->program);
+    if (!err)
+        err = warm_adopt(w);
     if (err) {
         munmap(mapped, WARM_SLOT_BYTES);
         Py_DECREF(self);

@@ -396,7 +396,7 @@ static char letter_of(pid_t pid)
  * by now hides that. */
 static int is_abandoned(const struct slot *slot)
 {
-    char letter = state_of(slot) == SLOT_GO ? letter_of(slot->pid) : 'R';
+    char letter = letter_of(slot->pid);
     return letter == 'X' || letter == 'Z';
 }
 
@@ -638,7 +638,7 @@ static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const s
     sys4(SYS_rt_sigprocmask, SIG_SETMASK, 0, &out->request.mask, sizeof out->request.mask);
     if (directory_read(".", cwd) || memcmp(cwd, w->surroundings.cwd, sizeof cwd)) {
         cwd_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (cwd_fd < 0 || out->request.fd_count == WARM_FDS)
+        if (cwd_fd < 0)
             return WARM_DESCRIPTOR;
         out->request.flags |= REQUEST_CWD;
         out->request.target[out->request.fd_count] = -1;
@@ -671,7 +671,10 @@ enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct war
     l->pid = l->pidfd = -1;
     pthread_mutex_lock(&w->lock);
     enum warm_outcome outcome = launch_locked(w, l, plan, check, detail);
-    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN || outcome == WARM_LOST)
+    /* Not where each start is to be told what has changed. */
+    int stale = outcome == WARM_STALE && !(l->flags & LAUNCH_WHOLE);
+    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN || outcome == WARM_LOST ||
+        outcome == WARM_WORN || stale)
         w->dead = 1;
     pthread_mutex_unlock(&w->lock);
     return outcome;

@@ -77,6 +77,7 @@ struct warm {
     int64_t born_ns, max_age_ns;
     uint64_t served, rotate_after;
     struct surroundings surroundings;
+    struct file_key program; /* what the process itself has executed */
     struct warm_object *objects;
     uint32_t object_count;
     char *environment; /* the strings that must be the same, in order */

@@ -13,7 +13,6 @@
 #define WARM_FDS 64        /* descriptors of one request; SCM_RIGHTS carries 253 */
 #define WARM_MESSAGE 163840 /* bytes of one request, all told: a socket takes 208 KiB unless told otherwise */
 #define WARM_ROOM (2 * WARM_MESSAGE) /* bytes of stack for the strings and the pointers to them */
-#define WARM_RANGES 16     /* of memory that a standby populates before it is asked for */
 #define WARM_SLOTS 8
 /* How long one side looks for the other before it sleeps, which costs two switches: some 20 us. */
 #define WARM_SPINS 1000
@@ -106,11 +105,6 @@ struct mm_map {
     uint32_t exe_fd;
 };
 
-struct range {
-    uint64_t start, bytes;
-    uint64_t advice;
-};
-
 /* Written by the owner into the stub before it first runs. Addresses are the template's. */
 struct setup {
     uint64_t magic;
@@ -127,9 +121,8 @@ struct setup {
     uint64_t libc_argc;        /* a hidden one */
     uint64_t munmap;           /* the C library's function: outlives the stub */
     uint64_t ignored;          /* signals that the template was born with ignored */
-    uint32_t range_count, owner;
+    uint64_t owner;            /* its pid */
     struct mm_map map;
-    struct range range[WARM_RANGES];
 };
 
 #endif

@@ -353,7 +353,7 @@ static __attribute__((noreturn)) void enter(void)
                      "jmp *%[munmap]"
                      :
                      : [stack] "a"(setup.stack), "D"(setup.stub), "S"(setup.stub_bytes), "d"(setup.entry_argument),
-                       [munmap] "r"(setup.munmap)
+                       [munmap] "c"(setup.munmap)
                      : "memory");
     __builtin_unreachable();
 #else
@@ -453,8 +453,6 @@ static __attribute__((noreturn)) void stand_by(void)
         sys3(SYS_sched_setattr, 0, &scheduling, 0);
     sys2(SYS_set_robust_list, setup.robust, setup.robust_bytes);
     refresh_canary();
-    for (uint32_t i = 0; i < setup.range_count; i++)
-        sys3(SYS_madvise, setup.range[i].start, setup.range[i].bytes, setup.range[i].advice);
     long null = sys4(SYS_openat, AT_FDCWD, "/dev/null", O_RDONLY | O_CLOEXEC, 0);
     if (null != WARM_FD_NULL) {
         sys3(SYS_dup3, null, WARM_FD_NULL, O_CLOEXEC);

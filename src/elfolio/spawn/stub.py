@@ -15,9 +15,8 @@ from elfolio.elf.dynamic import PT_LOAD, Dynamic, read_dynamic
 
 __all__ = ["MemoryMap", "Setup", "Stub", "stub"]
 
-_SETUP = struct.Struct("=19Q2I")
+_SETUP = struct.Struct("=20Q")
 _MAP = struct.Struct("=12Q2I")
-_RANGE = struct.Struct("=3Q")
 _NO_FD = 0xFFFFFFFF
 
 
@@ -40,7 +39,7 @@ class MemoryMap:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """struct setup, in its order, between `magic` and `range_count`. Addresses are the template's."""
+    """struct setup, in its order, between `magic` and `owner`. Addresses are the template's."""
 
     stub: int
     stub_bytes: int
@@ -73,11 +72,10 @@ class Stub:
     start_at: int
     stack_end: int
 
-    def filled(self, setup: Setup, memory: MemoryMap, ranges: list[tuple[int, int, int]]) -> bytes:
-        """The image with what its owner tells it; `ranges` are address, bytes and advice for madvise(2)."""
-        data = _SETUP.pack(_native.WARM_MAGIC, *astuple(setup), len(ranges), os.getpid())
+    def filled(self, setup: Setup, memory: MemoryMap) -> bytes:
+        """The image with what its owner tells it."""
+        data = _SETUP.pack(_native.WARM_MAGIC, *astuple(setup), os.getpid())
         data += _MAP.pack(*astuple(memory), 0, 0, _NO_FD)
-        data += b"".join(_RANGE.pack(*r) for r in ranges[: _native.WARM_RANGES])
         return self.image[: self.setup_at] + data + self.image[self.setup_at + len(data) :]
 
 

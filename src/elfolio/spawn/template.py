@@ -130,7 +130,7 @@ class SpawnTemplate:
     def close(self) -> None:
         """Lets go of the files. Children live on; a spawn afterwards raises ValueError."""
         held, self._held = self._held, None
-        self._heat.cool()
+        self._heat.close()
         if held is not None:
             names.unlink_for(held.exec_fd)
 
@@ -384,6 +384,7 @@ class SpawnTemplate:
             return False
         held = hold(self.target, lease=self._lease, by_path=self.audit == "strict")
         self._held = held
+        self._heat.cool()
         self._counts.rebuilt()
         names.unlink_for(stale.exec_fd)
         return True

@@ -40,7 +40,7 @@ policy = Policy()
 _REPLACED = frozenset(
     (_native.WARM_GONE, _native.WARM_FROZEN, _native.WARM_BARREN, _native.WARM_STALE, _native.WARM_WORN)
 )
-_MISSED = frozenset((_native.WARM_DRIFTED, _native.WARM_ENVIRONMENT))
+_MISSED = frozenset((_native.WARM_DRIFTED, _native.WARM_ENVIRONMENT, _native.WARM_BUSY))
 
 
 class Thermostat:
@@ -73,6 +73,9 @@ class Thermostat:
         self._missed = 0
         self._never = temperature == "cold"
         self._lock = threading.Lock()
+        """Held while a process is being started."""
+        self._swap = threading.Lock()
+        self._closed = False
 
     def due(self) -> bool:
         """Whether a process should be started before the next start. Called where `warm` is None; raises StaleTemplate
@@ -113,8 +116,7 @@ class Thermostat:
                 raise NotWarm("changing", "what it is linked with", lasts=False)
             if self.flags:
                 self.image = warmth.image
-            self.warmth = warmth
-            self.warm, self.reason = warmth.warm, None
+            self._adopt(warmth)
         except NotWarm as error:
             self.reason = error
             self._never = error.lasts
@@ -124,6 +126,14 @@ class Thermostat:
             self._wait_longer()
         finally:
             self._lock.release()
+
+    def _adopt(self, warmth: Warmth) -> None:
+        with self._swap:
+            if not self._closed:
+                self.warmth = warmth
+                self.warm, self.reason = warmth.warm, None
+                return
+        warmth.warm.close()
 
     def _wait_longer(self) -> None:
         self._until = self._pause
@@ -136,32 +146,48 @@ class Thermostat:
             return
         image = self.warmth.image if self.warmth is not None else []
         self.counts.fell_back((f"warm: {outcome_reason(outcome, detail, image)}",))
-        if outcome in _MISSED:
+        warmth = self.warmth
+        if warmth is None:
+            return
+        # What is said of a process that another thread has replaced meanwhile is not about its successor.
+        if outcome in _REPLACED and warmth.dead:
+            self._replace(warmth, 0, outcome == _native.WARM_WORN)
+        elif outcome in _MISSED or outcome == _native.WARM_STALE:
             self._missed += 1
             if self._missed >= policy.misses:
-                self._replace(policy.misses)
-        elif outcome in _REPLACED:
-            self._replace(0)
+                self._replace(warmth, policy.misses)
 
     def learn_failure(self, step: int) -> None:
         """A start that failed: of its own steps, or with the process."""
-        if step == _native.STEP_WARM:
-            self._replace(0)
+        warmth = self.warmth
+        if step == _native.STEP_WARM and warmth is not None and warmth.dead:
+            self._replace(warmth, 0)
 
-    def _replace(self, after: int) -> None:
+    def _replace(self, warmth: Warmth, after: int, worn: bool = False) -> None:
         """A process that dies young again and again is waited for longer each time."""
-        born = self.warmth.born if self.warmth is not None else 0.0
-        young = time.monotonic() - born < 1.0
-        self.cool()
+        if not self._let_go(warmth):
+            return
         self._missed = 0
-        if young:
+        if not worn and time.monotonic() - warmth.born < 1.0:
             self._wait_longer()
         else:
             self._pause = policy.starts
             self._until = after
 
+    def _let_go(self, warmth: Warmth | None) -> bool:
+        """Whether it was this thread that ended it."""
+        with self._swap:
+            if warmth is None or self.warmth is not warmth:
+                return False
+            self.warm = self.warmth = None
+        warmth.warm.close()
+        return True
+
     def cool(self) -> None:
         """Ends the process, if there is one; children live on."""
-        warm, self.warm, self.warmth = self.warm, None, None
-        if warm is not None:
-            warm.close()
+        self._let_go(self.warmth)
+
+    def close(self) -> None:
+        """Ends it for good, also one that another thread is just starting."""
+        self._closed = self._never = True
+        self.cool()

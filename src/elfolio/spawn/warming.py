@@ -64,6 +64,11 @@ class Warmth:
     born: float
     """CLOCK_MONOTONIC."""
 
+    @property
+    def dead(self) -> bool:
+        """Whether it will serve no start any more."""
+        return bool(self.warm.facts()[4])
+
 
 def examine(pinned: int) -> Dynamic:
     """The program as far as its open file tells; raises NotWarm for one that can never be held warm."""
@@ -319,7 +324,7 @@ def _install(tracee: Tracee, entry: Entry) -> None:
     tracee.write(region, struct.pack("Q", (1 << 64) - 1))
     tracee.system_call(at, _SYS_SIGPROCMASK, signal.SIG_SETMASK, region, 0, 8)
     # The entry's page, where these calls are made, is put back by the stub.
-    tracee.write(region, stub().filled(setup, _memory_map(tracee.pid, brk), _populated(entry)))
+    tracee.write(region, stub().filled(setup, _memory_map(tracee.pid, brk)))
     tracee.system_call(at, _SYS_MPROTECT, region, stub().code_bytes, _PROT_READ | _PROT_EXEC)
     start, stack = region + stub().start_at, region + stub().stack_end - 8  # as after a call
     tracee.detach({**at, "rip": start, "rsp": stack, "orig_rax": (1 << 64) - 1})
@@ -358,10 +363,6 @@ def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
         munmap=munmap,
         ignored=int(_status(tracee.pid)["SigIgn"], 16),
     )
-
-
-def _populated(entry: Entry) -> list[tuple[int, int, int]]:
-    return []
 
 
 def _writable(entry: Entry, path: str) -> Iterator[Mapping]:
