@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,17 +36,33 @@ struct outgoing {
 static struct warm *all;
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* A host that closes what it does not know, as daemons do, closes all of ours, and may have given the numbers to other
+ * files: those are neither written to nor closed. */
+static uint64_t socket_inode(int fd)
+{
+    struct stat st;
+    return !fstat(fd, &st) && S_ISSOCK(st.st_mode) ? st.st_ino : 0;
+}
+
+static int is_ours(const struct warm *w)
+{
+    return socket_inode(w->socket) == w->inode;
+}
+
 void warm_after_fork(void)
 {
     pthread_mutex_init(&all_lock, NULL);
     for (struct warm *w = all; w; w = w->next) {
         pthread_mutex_init(&w->lock, NULL);
         w->dead = 1;
-        close(w->socket);
-        close(w->taken);
-        close(w->pidfd);
+        int ours = is_ours(w);
+        if (ours) {
+            close(w->socket);
+            close(w->taken);
+            close(w->pidfd);
+        }
         for (int i = 0; i <= WARM_DEPTH; i++) {
-            if (w->standby[i].pid)
+            if (ours && w->standby[i].pid)
                 close(w->standby[i].pidfd);
             w->standby[i].pid = 0;
         }
@@ -61,6 +78,7 @@ int warm_adopt(struct warm *w)
     if (!w->outgoing)
         return ENOMEM;
     pthread_mutex_init(&w->lock, NULL);
+    w->inode = socket_inode(w->socket);
     w->born_ns = clock_ns();
     pthread_mutex_lock(&all_lock);
     w->next = all;
@@ -133,6 +151,11 @@ static void end_by_number(pid_t pid)
     reap(pid, -1);
 }
 
+static pid_t born_last(const struct warm *w)
+{
+    return __atomic_load_n((pid_t *)((char *)w->slots + WARM_BORN_AT), __ATOMIC_ACQUIRE);
+}
+
 /* The same, where the kernel has not said who was born last. It stands by at our socket. */
 static void reap_unannounced(struct warm *w)
 {
@@ -160,18 +183,10 @@ static void reap_unannounced(struct warm *w)
         closedir(tasks);
 }
 
-void warm_close(struct warm *w)
+static void end_all(struct warm *w)
 {
     struct birth birth;
     int fd;
-    if (w->socket < 0)
-        return;
-    w->dead = 1;
-    pthread_mutex_lock(&all_lock);
-    *w->before = w->next;
-    if (w->next)
-        w->next->before = w->before;
-    pthread_mutex_unlock(&all_lock);
     /* It ends between two births by itself; one that does not is frozen. */
     int killed = has_ended(w->pidfd, 0);
     shutdown(w->socket, SHUT_WR);
@@ -192,13 +207,39 @@ void warm_close(struct warm *w)
             end_by_number(birth.pid);
     }
     /* One that was killed may have borne a child and not come to say so. */
-    pid_t born = __atomic_load_n((pid_t *)((char *)w->slots + WARM_BORN_AT), __ATOMIC_ACQUIRE);
+    pid_t born = born_last(w);
     if (born && born != w->told)
         end_by_number(born);
     else if (!born && killed)
         reap_unannounced(w);
     close(w->socket);
     close(w->taken);
+}
+
+static void end_all_by_number(struct warm *w)
+{
+    end_by_number(w->pid);
+    for (int i = 0; i <= WARM_DEPTH; i++) {
+        end_by_number(w->standby[i].pid);
+        w->standby[i].pid = 0;
+    }
+    end_by_number(born_last(w));
+}
+
+void warm_close(struct warm *w)
+{
+    if (w->socket < 0)
+        return;
+    w->dead = 1;
+    pthread_mutex_lock(&all_lock);
+    *w->before = w->next;
+    if (w->next)
+        w->next->before = w->before;
+    pthread_mutex_unlock(&all_lock);
+    if (is_ours(w))
+        end_all(w);
+    else
+        end_all_by_number(w);
     munmap(w->slots, WARM_SLOT_BYTES);
     w->slots = NULL;
     w->socket = w->taken = w->pidfd = -1;
@@ -621,7 +662,7 @@ static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const s
     uint64_t cwd[3];
     int fds[WARM_FDS], cwd_fd = -1;
     uint32_t index;
-    if (w->dead)
+    if (w->dead || !is_ours(w))
         return WARM_GONE;
     if (w->served >= w->rotate_after || clock_ns() - w->born_ns > w->max_age_ns)
         return WARM_WORN;

@@ -63,7 +63,7 @@ struct warm {
     pthread_mutex_t lock;
     int socket;
     int taken; /* eventfd: tells the template that its standby has been taken */
-    uint64_t peer_inode;
+    uint64_t inode, peer_inode;
     pid_t pid;
     int pidfd;
     pid_t told; /* the last birth told */
