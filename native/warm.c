@@ -112,8 +112,6 @@ static int read_birth(struct warm *w, struct birth *birth, int *fd)
         return -1;
     if (m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(&control.head), sizeof *fd);
-    if (birth->pid)
-        w->told = birth->pid;
     return 1;
 }
 
@@ -151,9 +149,27 @@ static void end_by_number(pid_t pid)
     reap(pid, -1);
 }
 
-static pid_t born_last(const struct warm *w)
+static pid_t *born(const struct warm *w)
 {
-    return __atomic_load_n((pid_t *)((char *)w->slots + WARM_BORN_AT), __ATOMIC_ACQUIRE);
+    return (pid_t *)((char *)w->slots + WARM_BORN_AT);
+}
+
+/* Somebody answers for it. */
+static void known(struct warm *w, pid_t pid)
+{
+    for (int i = 0; i < WARM_BORN; i++)
+        if (born(w)[i] == pid)
+            born(w)[i] = 0;
+}
+
+static int end_born(struct warm *w)
+{
+    int some = 0;
+    for (int i = 0; i < WARM_BORN; i++) {
+        some |= born(w)[i];
+        end_by_number(born(w)[i]);
+    }
+    return some;
 }
 
 /* The same, where the kernel has not said who was born last. It stands by at our socket. */
@@ -196,21 +212,20 @@ static void end_all(struct warm *w)
     }
     reap(w->pid, w->pidfd);
     for (int i = 0; i <= WARM_DEPTH; i++) {
+        known(w, w->standby[i].pid);
         if (w->standby[i].pid)
             kill_and_reap(w->standby[i].pid, w->standby[i].pidfd);
         w->standby[i].pid = 0;
     }
     while (read_birth(w, &birth, &fd) > 0) {
+        known(w, birth.pid);
         if (birth.pid && fd >= 0)
             kill_and_reap(birth.pid, fd);
         else
             end_by_number(birth.pid);
     }
     /* One that was killed may have borne a child and not come to say so. */
-    pid_t born = born_last(w);
-    if (born && born != w->told)
-        end_by_number(born);
-    else if (!born && killed)
+    if (!end_born(w) && killed)
         reap_unannounced(w);
     close(w->socket);
     close(w->taken);
@@ -223,7 +238,7 @@ static void end_all_by_number(struct warm *w)
         end_by_number(w->standby[i].pid);
         w->standby[i].pid = 0;
     }
-    end_by_number(born_last(w));
+    end_born(w);
 }
 
 void warm_close(struct warm *w)
@@ -564,6 +579,7 @@ static void hand_over(struct warm *w, const struct slot *slot, struct launch *l)
     l->pid = w->standby[which].pid;
     l->pidfd = w->standby[which].pidfd;
     w->standby[which].pid = 0;
+    known(w, l->pid);
     w->served++;
     if (write(w->taken, &one, sizeof one) < 0)
         w->dead = 1;

@@ -66,7 +66,6 @@ struct warm {
     uint64_t inode, peer_inode;
     pid_t pid;
     int pidfd;
-    pid_t told; /* the last birth told */
     struct {
         pid_t pid; /* 0: none */
         int pidfd;
