@@ -271,21 +271,22 @@ static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     char exe[32];
     snprintf(exe, sizeof exe, "/proc/%d/exe", pid);
     int err = file_key_read(exe, -1, &w->program);
-    if (!err)
-        err = warm_adopt(w);
-    if (err) {
-        munmap(mapped, WARM_SLOT_BYTES);
-        Py_DECREF(self);
-        return raise_errno(err);
-    }
     w->peer_inode = peer;
     w->rotate_after = rotate_after;
     w->max_age_ns = max_age_ns;
     w->pid = pid;
     w->pidfd = pidfd;
-    w->socket = socket;
     w->taken = taken;
     w->slots = mapped;
+    w->socket = socket;
+    if (!err)
+        err = warm_adopt(w);
+    if (err) {
+        w->socket = -1;
+        munmap(mapped, WARM_SLOT_BYTES);
+        Py_DECREF(self);
+        return raise_errno(err);
+    }
     return (PyObject *)self;
 }
 

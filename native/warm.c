@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,17 +36,33 @@ struct outgoing {
 static struct warm *all;
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* A host that closes what it does not know, as daemons do, closes all of ours, and may have given the numbers to other
+ * files: those are neither written to nor closed. */
+static uint64_t socket_inode(int fd)
+{
+    struct stat st;
+    return !fstat(fd, &st) && S_ISSOCK(st.st_mode) ? st.st_ino : 0;
+}
+
+static int is_ours(const struct warm *w)
+{
+    return socket_inode(w->socket) == w->inode;
+}
+
 void warm_after_fork(void)
 {
     pthread_mutex_init(&all_lock, NULL);
     for (struct warm *w = all; w; w = w->next) {
         pthread_mutex_init(&w->lock, NULL);
         w->dead = 1;
-        close(w->socket);
-        close(w->taken);
-        close(w->pidfd);
+        int ours = is_ours(w);
+        if (ours) {
+            close(w->socket);
+            close(w->taken);
+            close(w->pidfd);
+        }
         for (int i = 0; i <= WARM_DEPTH; i++) {
-            if (w->standby[i].pid)
+            if (ours && w->standby[i].pid)
                 close(w->standby[i].pidfd);
             w->standby[i].pid = 0;
         }
@@ -61,6 +78,7 @@ int warm_adopt(struct warm *w)
     if (!w->outgoing)
         return ENOMEM;
     pthread_mutex_init(&w->lock, NULL);
+    w->inode = socket_inode(w->socket);
     w->born_ns = clock_ns();
     pthread_mutex_lock(&all_lock);
     w->next = all;
@@ -94,8 +112,6 @@ static int read_birth(struct warm *w, struct birth *birth, int *fd)
         return -1;
     if (m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(&control.head), sizeof *fd);
-    if (birth->pid)
-        w->told = birth->pid;
     return 1;
 }
 
@@ -133,6 +149,29 @@ static void end_by_number(pid_t pid)
     reap(pid, -1);
 }
 
+static pid_t *born(const struct warm *w)
+{
+    return (pid_t *)((char *)w->slots + WARM_BORN_AT);
+}
+
+/* Somebody answers for it. */
+static void known(struct warm *w, pid_t pid)
+{
+    for (int i = 0; i < WARM_BORN; i++)
+        if (born(w)[i] == pid)
+            born(w)[i] = 0;
+}
+
+static int end_born(struct warm *w)
+{
+    int some = 0;
+    for (int i = 0; i < WARM_BORN; i++) {
+        some |= born(w)[i];
+        end_by_number(born(w)[i]);
+    }
+    return some;
+}
+
 /* The same, where the kernel has not said who was born last. It stands by at our socket. */
 static void reap_unannounced(struct warm *w)
 {
@@ -160,18 +199,10 @@ static void reap_unannounced(struct warm *w)
         closedir(tasks);
 }
 
-void warm_close(struct warm *w)
+static void end_all(struct warm *w)
 {
     struct birth birth;
     int fd;
-    if (w->socket < 0)
-        return;
-    w->dead = 1;
-    pthread_mutex_lock(&all_lock);
-    *w->before = w->next;
-    if (w->next)
-        w->next->before = w->before;
-    pthread_mutex_unlock(&all_lock);
     /* It ends between two births by itself; one that does not is frozen. */
     int killed = has_ended(w->pidfd, 0);
     shutdown(w->socket, SHUT_WR);
@@ -181,24 +212,49 @@ void warm_close(struct warm *w)
     }
     reap(w->pid, w->pidfd);
     for (int i = 0; i <= WARM_DEPTH; i++) {
+        known(w, w->standby[i].pid);
         if (w->standby[i].pid)
             kill_and_reap(w->standby[i].pid, w->standby[i].pidfd);
         w->standby[i].pid = 0;
     }
     while (read_birth(w, &birth, &fd) > 0) {
+        known(w, birth.pid);
         if (birth.pid && fd >= 0)
             kill_and_reap(birth.pid, fd);
         else
             end_by_number(birth.pid);
     }
     /* One that was killed may have borne a child and not come to say so. */
-    pid_t born = __atomic_load_n((pid_t *)((char *)w->slots + WARM_BORN_AT), __ATOMIC_ACQUIRE);
-    if (born && born != w->told)
-        end_by_number(born);
-    else if (!born && killed)
+    if (!end_born(w) && killed)
         reap_unannounced(w);
     close(w->socket);
     close(w->taken);
+}
+
+static void end_all_by_number(struct warm *w)
+{
+    end_by_number(w->pid);
+    for (int i = 0; i <= WARM_DEPTH; i++) {
+        end_by_number(w->standby[i].pid);
+        w->standby[i].pid = 0;
+    }
+    end_born(w);
+}
+
+void warm_close(struct warm *w)
+{
+    if (w->socket < 0)
+        return;
+    w->dead = 1;
+    pthread_mutex_lock(&all_lock);
+    *w->before = w->next;
+    if (w->next)
+        w->next->before = w->before;
+    pthread_mutex_unlock(&all_lock);
+    if (is_ours(w))
+        end_all(w);
+    else
+        end_all_by_number(w);
     munmap(w->slots, WARM_SLOT_BYTES);
     w->slots = NULL;
     w->socket = w->taken = w->pidfd = -1;
@@ -524,6 +580,7 @@ static void hand_over(struct warm *w, const struct slot *slot, struct launch *l)
     l->pid = w->standby[which].pid;
     l->pidfd = w->standby[which].pidfd;
     w->standby[which].pid = 0;
+    known(w, l->pid);
     w->served++;
     if (send(w->taken, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         w->dead = 1;
@@ -622,7 +679,7 @@ static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const s
     uint64_t cwd[3];
     int fds[WARM_FDS], cwd_fd = -1;
     uint32_t index;
-    if (w->dead)
+    if (w->dead || !is_ours(w))
         return WARM_GONE;
     if (w->served >= w->rotate_after || clock_ns() - w->born_ns > w->max_age_ns)
         return WARM_WORN;

@@ -63,10 +63,9 @@ struct warm {
     pthread_mutex_t lock;
     int socket;
     int taken; /* a socket: a byte tells the template that one of its standbys has been taken */
-    uint64_t peer_inode;
+    uint64_t inode, peer_inode;
     pid_t pid;
     int pidfd;
-    pid_t told; /* the last birth told */
     struct {
         pid_t pid; /* 0: none */
         int pidfd;

@@ -57,9 +57,10 @@ struct slot {
     uint64_t reserved[26];
 };
 
-/* Behind the slots: the number of the child born last. The kernel writes it at the birth itself (CLONE_PARENT_SETTID):
- * a template that is killed does not come to tell. */
-#define WARM_BORN_AT (WARM_SLOT_BYTES - 8)
+/* Behind the slots: the numbers of those who stand by, 0 where there is none. The kernel writes one at the birth itself
+ * (CLONE_PARENT_SETTID): a template that is killed does not come to tell. The owner sets back who has been taken. */
+#define WARM_BORN_AT (WARM_SLOT_BYTES - 16)
+#define WARM_BORN (WARM_DEPTH + 1)
 _Static_assert(WARM_SLOTS * sizeof(struct slot) <= WARM_BORN_AT, "slots");
 
 enum request_flags {

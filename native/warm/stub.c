@@ -463,11 +463,19 @@ static __attribute__((noreturn)) void stand_by(void)
 
 /* --- the template ---------------------------------------------------------------------------------- */
 
+static uint64_t place_for_number(void)
+{
+    uint64_t place = setup.slots + WARM_BORN_AT;
+    for (int i = 1; i < WARM_BORN && *(volatile int *)at(place); i++)
+        place += sizeof(int);
+    return place;
+}
+
 static long fork_sibling(int *pidfd)
 {
     uint64_t flags = CLONE_PARENT | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
     struct clone3_args args = {.flags = flags | CLONE_PARENT_SETTID, .pidfd = (uint64_t)pidfd, .child_tid = setup.tid,
-                               .parent_tid = setup.slots + WARM_BORN_AT};
+                               .parent_tid = place_for_number()};
     long pid = sys2(SYS_clone3, &args, CLONE3_SIZE_5_3);
     if (pid != -ENOSYS && pid != -EPERM && pid != -EINVAL)
         return pid;
