@@ -5,8 +5,11 @@ when what it stands for is no more: an upgraded library, other surroundings for 
 one start: the C core does (native/warm.c), and any doubt of its makes that start a cold one, which is counted here.
 """
 
+import os
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from typing import Literal
 
 from elfolio import _native
@@ -16,7 +19,7 @@ from elfolio.spawn.entry import NotWarm
 from elfolio.spawn.reasons import outcome_reason
 from elfolio.spawn.warming import Launch, Warmth
 
-__all__ = ["Temperature", "Thermostat", "policy"]
+__all__ = ["Temperature", "Thermostat", "cool", "policy", "standing"]
 
 Temperature = Literal["auto", "warm", "cold"]
 
@@ -85,6 +88,8 @@ class Thermostat:
             self.started += 1
             self.warmth = warming.start(warming.examine(pinned), launch, name, *self._limits)
             self.warm, self.reason = self.warmth.warm, None
+            with _lock:
+                _tried.add(self)
         except NotWarm as error:
             self.reason = error
             self._never = error.lasts
@@ -135,3 +140,33 @@ class Thermostat:
         warm, self.warm, self.warmth = self.warm, None, None
         if warm is not None:
             warm.close()
+
+
+_tried: "weakref.WeakSet[Thermostat]" = weakref.WeakSet()
+"""Those that have had a process."""
+_lock = threading.Lock()
+
+
+def standing() -> Iterator[Warmth]:
+    """What stands ready in this process, whoever's template it is of: its processes are children of the host."""
+    with _lock:
+        thermostats = list(_tried)
+    return (heat.warmth for heat in thermostats if heat.warmth is not None)
+
+
+def cool() -> None:
+    """Ends all that stands ready. Children that were started live on, and templates may be made warm again."""
+    with _lock:
+        thermostats = list(_tried)
+    for heat in thermostats:
+        heat.cool()
+
+
+def _in_forked_child() -> None:
+    """They are the parent's, and the lock may be held by a thread that does not exist here."""
+    global _lock
+    _lock = threading.Lock()
+    _tried.clear()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

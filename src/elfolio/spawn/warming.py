@@ -54,6 +54,8 @@ class Warmth:
 
     warm: _native.Warm
     pid: int
+    descriptors: tuple[int, ...]
+    """What is open here for it; a pidfd for each of its children that stand by, which come and go, is not among it."""
     objects: tuple[str, ...]
     """What the C core's indices of objects mean."""
     seconds: float
@@ -124,12 +126,12 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
             if isinstance(error, TraceeLost):
                 raise NotWarm("ptrace", str(error), lasts=False) from error
             raise
-        pid = child.pid
+        pid, descriptors = child.pid, (ours.fileno(), taken.fd, child.pidfd)
         child.detach()
         ours.detach()
         taken.detach()
     files = tuple(os.fsdecode(path) for path, _ in objects)
-    return Warmth(warm, pid, files, time.monotonic() - began, time.monotonic())
+    return Warmth(warm, pid, descriptors, files, time.monotonic() - began, time.monotonic())
 
 
 class _Descriptor:
