@@ -93,6 +93,11 @@ static int read_birth(struct warm *w, struct birth *birth, int *fd)
         return -1;
     if (m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(&control.head), sizeof *fd);
+    if (*fd >= 0 && *fd <= 2) { /* a standard stream that the host has closed: it may open it again */
+        int low = *fd;
+        *fd = fcntl(low, F_DUPFD_CLOEXEC, 3);
+        close(low);
+    }
     return 1;
 }
 
@@ -173,8 +178,11 @@ void warm_close(struct warm *w)
         w->standby[i].pid = 0;
     }
     while (read_birth(w, &birth, &fd) > 0)
-        if (birth.pid && fd >= 0)
+        if (birth.pid) {
+            if (fd < 0)
+                kill(birth.pid, SIGKILL);
             kill_and_reap(birth.pid, fd);
+        }
     if (killed)
         reap_unannounced(w);
     close(w->socket);
@@ -433,6 +441,12 @@ static enum warm_outcome note_births(struct warm *w, uint32_t *detail)
         *detail = (uint32_t)birth.error;
         if (!birth.pid)
             return WARM_BARREN;
+        if (fd < 0) { /* no descriptor was free: one that nobody can refer to is nobody's */
+            *detail = EMFILE;
+            kill(birth.pid, SIGKILL);
+            reap(birth.pid, -1);
+            return WARM_BARREN;
+        }
         w->standby[place].pid = birth.pid;
         w->standby[place].pidfd = fd;
     }
@@ -510,7 +524,7 @@ static enum warm_outcome take_back(struct warm *w, struct slot *slot, uint32_t f
     while (!__atomic_load_n(&slot->pid, __ATOMIC_ACQUIRE) && !has_died(w, slot) && clock_ns() < until)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
     uint32_t ignored;
-    if (slot->pid)
+    if (slot->pid && outcome != WARM_BARREN)
         await_birth(w, slot->pid, &ignored);
     end_child(w, slot);
     if (!w->dead)

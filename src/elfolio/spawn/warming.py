@@ -113,10 +113,12 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 _inspect(child.pid, entry)
                 objects = _objects(entry, began)
                 _install(tracee, entry)
+            pidfd = _Descriptor(fcntl(child.pidfd, F_DUPFD_CLOEXEC, 3))
+            stack.callback(pidfd.close)
             warm = _native.Warm(
                 ours.fileno(),
                 taken.fd,
-                slots, theirs, child.pid, child.pidfd, born_into, objects, environment,
+                slots, theirs, child.pid, pidfd.fd, born_into, objects, environment,
                 entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9),
             )  # fmt: skip
         except BaseException as error:
@@ -126,8 +128,9 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
             if isinstance(error, TraceeLost):
                 raise NotWarm("ptrace", str(error), lasts=False) from error
             raise
-        pid, descriptors = child.pid, (ours.fileno(), taken.fd, child.pidfd)
-        child.detach()
+        pid, descriptors = child.pid, (ours.fileno(), taken.fd, pidfd.fd)
+        os.close(child.detach())
+        pidfd.detach()
         ours.detach()
         taken.detach()
     files = tuple(os.fsdecode(path) for path, _ in objects)
@@ -148,12 +151,24 @@ class _Descriptor:
             os.close(self.fd)
 
 
+def _above_streams(end: socket.socket) -> socket.socket:
+    """A standard stream that the host has closed stays closed: it may open it again."""
+    if end.fileno() > 2:
+        return end
+    with end:
+        return socket.socket(fileno=fcntl(end.fileno(), F_DUPFD_CLOEXEC, 3))
+
+
 def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, int, Options]:
     """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = map(_above_streams, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     stack.enter_context(ours)
     stack.enter_context(theirs)
-    taken = _Descriptor(os.eventfd(0, os.EFD_CLOEXEC))
+    eventfd = os.eventfd(0, os.EFD_CLOEXEC)
+    try:
+        taken = _Descriptor(fcntl(eventfd, F_DUPFD_CLOEXEC, 3))
+    finally:
+        os.close(eventfd)
     stack.callback(taken.close)
     slots = os.memfd_create("elfolio", os.MFD_CLOEXEC)
     stack.callback(os.close, slots)
