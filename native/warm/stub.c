@@ -253,7 +253,8 @@ static void set_ignored(uint64_t wanted)
     }
 }
 
-/* What waits for a signal was waiting before there was a program for it. */
+/* What has come until now was not meant for the program. Not later: from the owner's word on its caller has the child,
+ * and may signal it. */
 static void drop_pending(void)
 {
     uint64_t all = ~0ULL;
@@ -371,6 +372,7 @@ static __attribute__((noreturn)) void become_program(void)
     long err = sys5(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0);
     if (err < 0)
         fail(WARM_STEP_STATE, err);
+    drop_pending();
     await_go();
     if (slot->umask >= 0)
         sys1(SYS_umask, slot->umask);
@@ -389,7 +391,6 @@ static __attribute__((noreturn)) void become_program(void)
     if (err < 0)
         fail_from(SLOT_GO, (int)failed, err);
     close_others(r);
-    drop_pending();
     if (slot->answers) {
         if (!change(SLOT_GO, SLOT_STARTED))
             give_up();

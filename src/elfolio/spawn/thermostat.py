@@ -91,7 +91,8 @@ class Thermostat:
             with _lock:
                 _tried.add(self)
         except NotWarm as error:
-            self.reason = error
+            # Not the exception itself: its frames hold the files that the template lets go of.
+            self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
             self._never = error.lasts
             self._wait_longer()
         except OSError as error:
