@@ -112,6 +112,11 @@ static int read_birth(struct warm *w, struct birth *birth, int *fd)
         return -1;
     if (m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
         memcpy(fd, CMSG_DATA(&control.head), sizeof *fd);
+    if (*fd >= 0 && *fd <= 2) { /* a standard stream that the host has closed: it may open it again */
+        int low = *fd;
+        *fd = fcntl(low, F_DUPFD_CLOEXEC, 3);
+        close(low);
+    }
     return 1;
 }
 
@@ -613,7 +618,7 @@ static enum warm_outcome take_back(struct warm *w, struct slot *slot, uint32_t f
     while (!__atomic_load_n(&slot->pid, __ATOMIC_ACQUIRE) && !has_died(w, slot) && clock_ns() < until)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
     uint32_t ignored;
-    if (slot->pid && !lost)
+    if (slot->pid && !lost && outcome != WARM_BARREN)
         await_birth(w, slot->pid, &ignored);
     end_child(w, slot);
     if (!w->dead)

@@ -5,8 +5,10 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +58,60 @@ def held() -> Held:
     """Children (zombies too), open descriptors, and directories of links (spawn.names) that no process holds."""
     places = {Path(tempfile.gettempdir()), Path("/dev/shm")}
     files = frozenset(path for place in places for path in place.glob("elfolio-names-*") if _is_orphan(path))
-    return Held(frozenset(_children()), _descriptors(), files)
+    return Held(children(), descriptors(), files)
+
+
+def children() -> frozenset[int]:
+    """This process's children, zombies too, but for those that templates keep ready."""
+    return frozenset(_children()) - warm_processes().pids
+
+
+def descriptors() -> dict[int, str]:
+    """This process's descriptors and what they lead to, but for those of what templates keep ready."""
+    standing = warm_processes()
+    return {fd: target for fd, target in _descriptors().items() if not standing.holds(fd)}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What live templates keep ready: processes, and descriptors of ours. They go with their templates."""
+
+    pids: frozenset[int]
+    descriptors: frozenset[int]
+
+    def holds(self, fd: int) -> bool:
+        """Whether it is one of theirs: what they stand on, or a pidfd of one of them."""
+        return fd in self.descriptors or bool(self.pids) and _pid_of(fd) in self.pids
+
+
+def warm_processes() -> Standing:
+    """The templates' processes, and the children that stand by at their sockets. A child that has been taken does
+    not: it counts as any other."""
+    thermostat = sys.modules.get("elfolio.spawn.thermostat")
+    warmths = [] if thermostat is None else list(thermostat.standing())
+    if not warmths:
+        return Standing(frozenset(), frozenset())
+    sockets = {_control(warmth.pid) for warmth in warmths} - {None}
+    pids = {pid for pid in _children() if _control(pid) in sockets}
+    return Standing(frozenset(pids), frozenset(fd for warmth in warmths for fd in warmth.descriptors))
+
+
+def _control(pid: int) -> str | None:
+    """The end of the template's socket that a process has; it is gone before the program runs."""
+    from elfolio import _native
+
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{_native.WARM_FD_CONTROL}")
+    except OSError:
+        return None
+
+
+def _pid_of(pidfd: int) -> int | None:
+    with suppress(OSError), open(f"/proc/self/fdinfo/{pidfd}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return None
 
 
 def _is_orphan(path: Path) -> bool:
@@ -100,6 +155,13 @@ def _command(pid: int) -> str:
         return "gone"
 
 
+def _cool() -> None:
+    """Ends what stands ready: a pidfd of one that has just ended is nobody's leak while its template lives."""
+    thermostat = sys.modules.get("elfolio.spawn.thermostat")
+    if thermostat is not None:
+        thermostat.cool()
+
+
 def _reap(pids: frozenset[int]) -> None:
     """Kill and reap leaked children, so that the next test starts clean. An unreaped pid cannot be reused."""
     for pid in pids:
@@ -118,6 +180,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     after = held()
     if not after.leaked_since(before):
         return
+    _cool()
     gc.collect()  # only now: a full collection costs more than most tests
     after = held()
     leaked = after.leaked_since(before)

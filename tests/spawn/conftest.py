@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 
 import elfolio
-from elfolio.spawn import names
+from elfolio import _native
+from elfolio.spawn import names, thermostat
 from elfolio.spawn.pool import default_pool
 from tests.spawn.comparing import Run, on_loop
 from tests.spawn.probing import HERE, compile_c, in_fresh_host
+
+if os.environ.get("ELFOLIO_TEST_EAGER"):
+    thermostat.policy.eager = True
+    thermostat.policy.starts = 0
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,6 +29,12 @@ def names_directory() -> None:
     names.link_for(fd, "null")
     names.unlink_for(fd)
     os.close(fd)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surroundings() -> None:
+    """The files of /proc that the C core keeps open once it has read them are nobody's leak either."""
+    _native.Surroundings()
 
 
 @pytest.fixture(scope="session")

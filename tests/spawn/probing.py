@@ -15,13 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import elfolio
-from tests.conftest import WALL
+from elfolio.spawn.thermostat import policy
+from tests import conftest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 """Whether this is `make test-sanitized`: AddressSanitizer keeps freed memory for a while, and cannot be without."""
+
+
+_EAGER = (
+    "from elfolio.spawn.thermostat import policy as _policy",
+    "_policy.eager, _policy.starts = True, 0",
+)
+"""A fresh host warms as its parent does."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,7 @@ def in_fresh_host(function: Callable[..., Any], *arguments: Any, **options: Any)
             "from __future__ import annotations",
             textwrap.dedent(inspect.getsource(function)),
             "import json as _json, sys as _sys",
+            *_EAGER * policy.eager,
             f"_result = {name}(*_json.loads(_sys.argv[1]))",
             "_sys.__stdout__.write('\\n' + _json.dumps(_result) + '\\n')",
         )
@@ -137,18 +146,13 @@ def in_fresh_host(function: Callable[..., Any], *arguments: Any, **options: Any)
 
 
 def children() -> list[int]:
-    """This process's children, zombies too."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
-    except ChildProcessError:
-        return []
-    tasks = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for path in tasks for pid in path.read_text().split()]
+    """This process's children, zombies too, but for those that templates keep ready."""
+    return sorted(conftest.children())
 
 
 def open_fds() -> set[int]:
-    """This process's descriptors."""
-    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+    """This process's descriptors, but for those that templates keep ready."""
+    return set(conftest.descriptors())
 
 
 def alive(pid: int) -> bool:

@@ -1,6 +1,6 @@
 """Runs one of CPython's own test modules with elfolio in place of `subprocess.Popen`, and says who did the starting.
 
-    PYTHON tests/suites/run.py --elfolio DIR --out FILE [--install] [--fails ID]... MODULE
+    PYTHON tests/suites/run.py --elfolio DIR --out FILE [--install] [--eager] [--fails ID]... MODULE
 
 DIR holds the elfolio package. Needs nothing but that Python and its `test` package: the suite is not edited,
 it finds another Popen in `subprocess` when it is imported. FILE gets one JSON object.
@@ -11,6 +11,7 @@ import collections
 import json
 import sys
 import unittest
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--elfolio", required=True, help="the directory that holds the elfolio package")
     parser.add_argument("--out", required=True, help="the file for the result")
     parser.add_argument("--install", action="store_true", help="elfolio.install(): asyncio's functions as well")
+    parser.add_argument("--eager", action="store_true", help="templates are warm from their first spawn")
     parser.add_argument("--fails", action="append", default=[], metavar="ID", help="a test that must fail, by its end")
     parser.add_argument("module", help="test.test_subprocess or test.test_asyncio.test_subprocess")
     options = parser.parse_args()
@@ -27,6 +29,10 @@ def main() -> int:
     # Not by PYTHONPATH: the tests start Pythons that must not inherit it.
     sys.path.append(options.elfolio)
     counts = replace_popen(everywhere=options.install)
+    if options.eager:
+        from elfolio.spawn.thermostat import policy
+
+        policy.eager, policy.starts = True, 0
     if options.module in sys.modules:
         raise SystemExit(f"{options.module} was imported before Popen was replaced")
     suite = unittest.defaultTestLoader.loadTestsFromName(options.module)
@@ -49,7 +55,7 @@ class Counts:
         self.transports = 0
 
     def report(self) -> dict[str, object]:
-        """`spawned` is counted in the C core, by launches; `refused` raised their error without the standard
+        """`spawned` is counted in the C core, by launches, `temperatures` says how they were done; `refused` raised their error without the standard
         library; `started_elsewhere` is what it started, though there was no preexec_fn; `transports` are the
         starts by elfolio's own asyncio functions."""
         stats = self.elfolio.stats()
@@ -58,11 +64,17 @@ class Counts:
             "calls": self.calls,
             "with_preexec_fn": self.with_preexec_fn,
             "spawned": spawned,
+            "temperatures": _sum(program.by_temperature for program in stats.programs.values()),
+            "fallbacks": _sum(program.fallbacks for program in stats.programs.values()),
             "started_elsewhere": self.started_elsewhere,
             "refused": self.calls - spawned - sum(stats.standard.values()),
             "standard": dict(stats.standard),
             "transports": self.transports,
         }
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sum(map(collections.Counter, counts), collections.Counter()))
 
 
 def replace_popen(*, everywhere: bool) -> Counts:

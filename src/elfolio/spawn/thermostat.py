@@ -8,6 +8,8 @@ one start: the C core does (native/warm.c), and any doubt of its makes that star
 import os
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from typing import Literal
 
 from elfolio import _native
@@ -18,7 +20,7 @@ from elfolio.spawn.reasons import outcome_reason
 from elfolio.spawn.refusals import object_error
 from elfolio.spawn.warming import Image, Launch, Warmth, key_now
 
-__all__ = ["Temperature", "Thermostat", "policy"]
+__all__ = ["Temperature", "Thermostat", "cool", "policy", "standing"]
 
 Temperature = Literal["auto", "warm", "cold"]
 
@@ -117,8 +119,11 @@ class Thermostat:
             if self.flags:
                 self.image = warmth.image
             self._adopt(warmth)
+            with _lock:
+                _tried.add(self)
         except NotWarm as error:
-            self.reason = error
+            # Not the exception itself: its frames hold the files that the template lets go of.
+            self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
             self._never = error.lasts
             self._wait_longer()
         except OSError as error:
@@ -191,3 +196,33 @@ class Thermostat:
         """Ends it for good, also one that another thread is just starting."""
         self._closed = self._never = True
         self.cool()
+
+
+_tried: "weakref.WeakSet[Thermostat]" = weakref.WeakSet()
+"""Those that have had a process."""
+_lock = threading.Lock()
+
+
+def standing() -> Iterator[Warmth]:
+    """What stands ready in this process, whoever's template it is of: its processes are children of the host."""
+    with _lock:
+        thermostats = list(_tried)
+    return (heat.warmth for heat in thermostats if heat.warmth is not None)
+
+
+def cool() -> None:
+    """Ends all that stands ready. Children that were started live on, and templates may be made warm again."""
+    with _lock:
+        thermostats = list(_tried)
+    for heat in thermostats:
+        heat.cool()
+
+
+def _in_forked_child() -> None:
+    """They are the parent's, and the lock may be held by a thread that does not exist here."""
+    global _lock
+    _lock = threading.Lock()
+    _tried.clear()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

@@ -58,6 +58,9 @@ class Warmth:
     warm: _native.Warm
     pid: int
     image: "Image"
+    """What it is linked with: the C core's indices of objects count these."""
+    descriptors: tuple[int, ...]
+    """What is open here for it; a pidfd for each of its children that stand by, which come and go, is not among it."""
     """What the C core's indices of objects mean."""
     seconds: float
     """What it took to start it."""
@@ -120,10 +123,12 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 objects = _objects(entry, began)
                 _wipe(tracee, entry, environment)
                 _install(tracee, entry)
+            pidfd = _Descriptor(fcntl(child.pidfd, F_DUPFD_CLOEXEC, 3))
+            stack.callback(pidfd.close)
             warm = _native.Warm(
                 ours.fileno(),
                 taken.fd,
-                slots, theirs, child.pid, child.pidfd, born_into, objects, environment,
+                slots, theirs, child.pid, pidfd.fd, born_into, objects, environment,
                 entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9),
             )  # fmt: skip
         except BaseException as error:
@@ -133,11 +138,12 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
             if isinstance(error, TraceeLost):
                 raise NotWarm("ptrace", str(error), lasts=False) from error
             raise
-        pid = child.pid
-        child.detach()
+        pid, descriptors = child.pid, (ours.fileno(), taken.fd, pidfd.fd)
+        os.close(child.detach())
+        pidfd.detach()
         ours.detach()
         taken.detach()
-    return Warmth(warm, pid, objects, time.monotonic() - began, time.monotonic())
+    return Warmth(warm, pid, objects, descriptors, time.monotonic() - began, time.monotonic())
 
 
 class _Descriptor:
@@ -154,14 +160,22 @@ class _Descriptor:
             os.close(self.fd)
 
 
+def _above_streams(end: socket.socket) -> socket.socket:
+    """A standard stream that the host has closed stays closed: it may open it again."""
+    if end.fileno() > 2:
+        return end
+    with end:
+        return socket.socket(fileno=fcntl(end.fileno(), F_DUPFD_CLOEXEC, 3))
+
+
 def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, int, Options]:
     """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = map(_above_streams, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     stack.enter_context(ours)
     stack.enter_context(theirs)
     # A socket's wake-up says that the waker is about to sleep: the template is put onto its processor, and not behind
     # the child on the other. An eventfd's does not.
-    telling, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    telling, told = map(_above_streams, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
     stack.enter_context(told)
     taken = _Descriptor(telling.detach())
     stack.callback(taken.close)
