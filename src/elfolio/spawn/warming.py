@@ -4,6 +4,7 @@ The process is a child of ours, launched as any other, and brought to its entry 
 stub (native/warm/stub.c) and let go; from then on it forks a child, ours, for each one that is taken.
 """
 
+import errno
 import mmap
 import os
 import resource
@@ -12,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fcntl import F_DUPFD_CLOEXEC, fcntl
@@ -28,7 +29,7 @@ from elfolio.spawn.options import Options
 from elfolio.spawn.stub import MemoryMap, Setup, stub
 from elfolio.spawn.tracee import Tracee, TraceeLost
 
-__all__ = ["Launch", "Warmth", "examine", "start"]
+__all__ = ["Launch", "Warmth", "examine", "file_key", "loader_variable", "start"]
 
 Launch = Callable[[list[str | bytes], Options, _native.Proxy], "Child | _native.Refusal"]
 """Launches the program with these arguments and options, to be met by the proxy."""
@@ -38,11 +39,13 @@ _PATIENCE = 5.0
 _ARGC = 61
 """Arguments of the template's own start: a number that is easy to find in the C library's memory."""
 _ABOVE = _native.WARM_FD_LAST + 1
-_PR_GET_TID_ADDRESS = 40
+_PR_GET_PDEATHSIG, _PR_GET_TID_ADDRESS = 2, 40
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE_ANONYMOUS, _MAP_SHARED_FIXED = 0x22, 0x11
 _MADV_DONTNEED = 4
 _AT_RANDOM = 25
+_SYS_PTRACE, _PTRACE_CONT = 101, 7
+_SYS_GETITIMER = 36
 _SYS_CLOSE, _SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 3, 9, 10, 12, 14, 28, 157
 _LOADER_FILES = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
@@ -60,6 +63,13 @@ class Warmth:
     """What it took to start it."""
     born: float
     """CLOCK_MONOTONIC."""
+    keys: tuple[tuple[int, ...] | None, ...] = ()
+    """Of each object: device, inode and the like; None for one that must not be there."""
+    surroundings: _native.Surroundings | None = None
+    """What it was born into."""
+    environment: tuple[bytes, ...] = ()
+    variables: tuple[bytes, ...] | None = ()
+    """Names that its libraries asked for before `main`; None where they looked at all."""
 
 
 def examine(pinned: int) -> Dynamic:
@@ -86,6 +96,12 @@ def examine(pinned: int) -> Dynamic:
     return program
 
 
+def loader_variable(environment: Iterable[bytes]) -> str:
+    """The first variable that changes what is loaded; "" for none."""
+    found = next((e for e in environment if e.startswith((b"LD_", b"GLIBC_TUNABLES="))), b"")
+    return os.fsdecode(found.partition(b"=")[0])
+
+
 def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int, max_age: float) -> Warmth:
     """Starts it; `name` is its argv[0]. Raises NotWarm with the reason, and leaves nothing behind then."""
     began = time.monotonic()
@@ -96,17 +112,20 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
         stack.callback(proxy.close)
         tracee = Tracee(proxy)
         stack.callback(tracee.close)
+        _may_trace(proxy)
         tracee.expect()
         child = launch([name, *[""] * (_ARGC - 1)], options, proxy)
         if not isinstance(child, Child):
+            if child[4] == _native.STEP_TRACE:
+                raise NotWarm("ptrace", os.strerror(child[3]), lasts=False)
             raise NotWarm("launch", os.strerror(child[3]) if child[3] else "refused", lasts=False)
         child.owned = True
         try:
             with _deadline(child):
                 tracee.await_exec()
                 environment = _environment(child.pid)
-                if loader := next((e for e in environment if e.startswith((b"LD_", b"GLIBC_TUNABLES="))), None):
-                    raise NotWarm("a loader variable", os.fsdecode(loader.partition(b"=")[0]), lasts=False)
+                if loader := loader_variable(environment):
+                    raise NotWarm("a loader variable", loader, lasts=False)
                 entry = reach_entry(tracee, program, os.readlink(f"/proc/{child.pid}/exe"))
                 _inspect(child.pid, entry)
                 objects = _objects(entry, began)
@@ -118,6 +137,8 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9),
             )  # fmt: skip
         except BaseException as error:
+            if isinstance(error, NotWarm) and error.reason == "a child process at main":
+                child.kill_tree()  # before the proxy, with which its tracee ends: its children are found by it
             proxy.close()
             child.kill()
             child.wait()
@@ -129,7 +150,29 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
         ours.detach()
         taken.detach()
     files = tuple(os.fsdecode(path) for path, _ in objects)
-    return Warmth(warm, pid, files, time.monotonic() - began, time.monotonic())
+    return Warmth(
+        warm,
+        pid,
+        files,
+        time.monotonic() - began,
+        time.monotonic(),
+        tuple(key for _, key in objects),
+        born_into,
+        tuple(environment),
+        None if entry.reads_all else tuple(sorted(entry.reads)),
+    )
+
+
+def _may_trace(proxy: _native.Proxy) -> None:
+    """Asked for a process that cannot be: where a seccomp filter kills for ptrace, the child would wait for its tracer
+    for ever."""
+    try:
+        result = proxy.call(_SYS_PTRACE, _PTRACE_CONT, 0, 0, 0)
+    except ProcessLookupError:
+        result = -errno.EPERM
+    if result != -errno.ESRCH:
+        filtered = _status("thread-self").get("Seccomp", "0") != "0"
+        raise NotWarm("seccomp" if filtered else "ptrace", os.strerror(-result), lasts=False)
 
 
 class _Descriptor:
@@ -195,7 +238,7 @@ def _environment(pid: int) -> list[bytes]:
 # --- what constructors may have done --------------------------------------------------------------------
 
 
-def _status(pid: int) -> dict[str, str]:
+def _status(pid: int | str) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -214,6 +257,8 @@ def _inspect(pid: int, entry: Entry) -> None:
     for name in os.listdir(f"/proc/{pid}/fd"):
         if int(name) not in own:
             what = os.readlink(f"/proc/{pid}/fd/{name}")
+            if "\nlock:" in Path(f"/proc/{pid}/fdinfo/{name}").read_text():
+                raise NotWarm("a file lock", what)
             raise NotWarm("a socket" if what.startswith("socket:") else "an open file", what)
     if status.get("VmLck", "0 kB") != "0 kB":
         raise NotWarm("locked memory")
@@ -233,7 +278,8 @@ def _smaps(pid: int) -> Iterator[str]:
         yield from file
 
 
-def _key(path: bytes) -> tuple[int, ...]:
+def file_key(path: bytes) -> tuple[int, ...]:
+    """What of a file must be as it was; OSError where it is not there."""
     st = os.stat(path)
     return (
         st.st_dev, st.st_ino, st.st_size, st.st_mode, st.st_uid, st.st_gid,
@@ -247,21 +293,21 @@ def _objects(entry: Entry, began: float) -> list[tuple[bytes, tuple[int, ...] | 
     since = time.time_ns() - int((time.monotonic() - began) * 1e9) - 20_000_000  # a tick or two
     held: list[tuple[bytes, tuple[int, ...] | None]] = []
     for obj in entry.objects[1:]:
-        key = _key(os.fsencode(obj.path))
+        key = file_key(os.fsencode(obj.path))
         if (key[0], key[1]) != (obj.device, obj.inode) or key[6] * 10**9 + key[7] >= since:
             raise NotWarm("changing", obj.path, lasts=False)
         held.append((os.fsencode(obj.path), key))
     folders = {folder for obj in entry.objects for folder in _searched(obj.path, obj.dynamic)}
     for path in (_LOADER_FILES, _PRELOAD, *sorted(folders)):
         encoded = os.fsencode(path)
-        held.append((encoded, _key(encoded) if os.path.exists(path) else None))
+        held.append((encoded, file_key(encoded) if os.path.exists(path) else None))
     return held
 
 
 def _searched(path: str, dynamic: Dynamic) -> Iterator[str]:
     origin = os.path.dirname(path)
-    for folder in dynamic.search_path:
-        folder = folder.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
+    for written in dynamic.search_path:
+        folder = written.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
         if "$" in folder or not folder.startswith("/"):
             raise NotWarm("search path", folder)
         yield os.path.normpath(folder)
@@ -312,6 +358,14 @@ def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
     if not munmap:
         raise NotWarm("unknown C library", "munmap")
     robust, robust_bytes = tracee.robust_list()
+    if robust and tracee.word(robust) != robust:
+        raise NotWarm("a lock", "a robust mutex")
+    for which in range(3):  # ITIMER_REAL, alarm(2)'s too; ITIMER_VIRTUAL; ITIMER_PROF
+        if not tracee.system_call(at, _SYS_GETITIMER, which, region) and any(tracee.read(region + 16, 16)):
+            raise NotWarm("a timer", "setitimer")
+    tracee.write(region, bytes(4))
+    if not tracee.system_call(at, _SYS_PRCTL, _PR_GET_PDEATHSIG, region) and any(tracee.read(region, 4)):
+        raise NotWarm("a constructor that changed the process", "PR_SET_PDEATHSIG")
     name = tracee.word(sp + 8)
     return Setup(
         stub=region,
