@@ -1,4 +1,4 @@
-"""spawn.thermostat: when a template is warm. In: its starts, and what came of them. Out: a process to ask, or the reason.
+"""spawn.thermostat: when a template is warm. In: its starts, and what came of them. Out: a process to ask, or why not.
 
 A process is started when enough starts have been seen to pay for it (auto), or at the first one (warm). It ends
 when what it stands for is no more: an upgraded library, other surroundings for good, its age. It never decides about
@@ -53,13 +53,19 @@ class Thermostat:
         self.started = 0
         """How many processes have been started."""
         self.counts = counts
-        self._limits = rotate_after, max_age
+        self.limits = rotate_after, max_age
+        """Children and seconds, after which a process is replaced."""
         self._until = 0 if temperature == "warm" else policy.starts
         """Cold starts until one is tried for."""
         self._pause = policy.starts
         self._missed = 0
         self._never = temperature == "cold"
         self._lock = threading.Lock()
+
+    @property
+    def wait(self) -> int | None:
+        """Cold starts until a process is tried for; None: there will be none."""
+        return None if self._never else max(0, self._until)
 
     def due(self) -> bool:
         """Whether a process should be started before the next start. Called where `warm` is None."""
@@ -83,7 +89,7 @@ class Thermostat:
             return
         try:
             self.started += 1
-            self.warmth = warming.start(warming.examine(pinned), launch, name, *self._limits)
+            self.warmth = warming.start(warming.examine(pinned), launch, name, *self.limits)
             self.warm, self.reason = self.warmth.warm, None
         except NotWarm as error:
             self.reason = error
