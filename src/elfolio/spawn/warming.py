@@ -47,6 +47,8 @@ _AT_RANDOM = 25
 _SYS_PTRACE, _PTRACE_CONT = 101, 7
 _SYS_GETITIMER = 36
 _SYS_CLOSE, _SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 3, 9, 10, 12, 14, 28, 157
+_SHADOW_KIB = 1 << 30
+"""Address space that nothing but a sanitizer maps before `main`; one linked in statically shows by nothing else."""
 _LOADER_FILES = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
 
@@ -246,6 +248,8 @@ def _status(pid: int | str) -> dict[str, str]:
 def _inspect(pid: int, entry: Entry) -> None:
     """Raises NotWarm for what a fork would not carry over, or would share."""
     status = _status(pid)
+    if int(status.get("VmSize", "0 kB").split()[0]) > _SHADOW_KIB:
+        raise NotWarm("sanitizer", "shadow memory")
     if status["Threads"] != "1":
         raise NotWarm("threads at main")
     if Path(f"/proc/{pid}/task/{pid}/children").read_text().strip():
