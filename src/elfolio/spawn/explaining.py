@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 from elfolio import _native
@@ -20,7 +19,7 @@ from elfolio.spawn.entry import NotWarm
 from elfolio.spawn.options import Options, SpawnKeywords
 from elfolio.spawn.plan import NULL_DEVICE, compile_plan
 from elfolio.spawn.reasons import DRIFTS, REASONS, take_apart
-from elfolio.spawn.streams import DEVNULL
+from elfolio.spawn.saving import Measured, measured
 from elfolio.spawn.warmplan import warm_side
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from elfolio.spawn.thermostat import Thermostat
     from elfolio.spawn.warming import Warmth
 
-__all__ = ["UNEQUAL", "Explanation", "Measured", "WarmProcess", "Why", "explain"]
+__all__ = ["UNEQUAL", "Explanation", "WarmProcess", "Why", "explain"]
 
 ROUNDS = 20
 """Of a measurement that does not say how many."""
@@ -91,36 +90,6 @@ class WarmProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Starts in turn: cold, warm, and cold again as a control, each from before the spawn until its end was seen."""
-
-    cold_us: tuple[float, ...]
-    warm_us: tuple[float, ...]
-    control_us: tuple[float, ...]
-    missed: int
-    """Rounds left out because the start that should have been warm was cold."""
-
-    @property
-    def saved_us(self) -> float:
-        """The median of what each round saved."""
-        return median(c - w for c, w in zip(self.cold_us, self.warm_us, strict=True))
-
-    @property
-    def noise_us(self) -> float:
-        """The same for the two cold starts of each round, which should be 0."""
-        return median(c - a for c, a in zip(self.cold_us, self.control_us, strict=True))
-
-    @property
-    def spread_us(self) -> tuple[float, float]:
-        """The first and the third quartile of what the rounds saved."""
-        saved = [c - w for c, w in zip(self.cold_us, self.warm_us, strict=True)]
-        if len(saved) < 2:
-            return saved[0], saved[0]
-        low, _, high = quantiles(saved, n=4, method="inclusive")
-        return low, high
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
     """What `SpawnTemplate.explain` returns."""
 
@@ -170,9 +139,11 @@ def explain(
     if why is None and heat.warm is None and (try_warm or rounds):
         template._kindle(argv[0] if argv else held.name, options.environment)
     why = why or _by_state(heat, options, held.exec_fd)
-    measured = None
+    saving = None
     if rounds and argv and why is None:
-        measured = _measure(template, argv, rounds, keywords)
+        saving = measured(template, argv, rounds, keywords)
+        if saving is None:
+            why = _by_misses(template._counts.frozen().fallbacks, totals.fallbacks)
     return Explanation(
         program=str(template.target) if isinstance(template.target, str) else held.files[0],
         asked=template.temperature,
@@ -185,7 +156,7 @@ def explain(
         by_temperature=totals.by_temperature,
         fallbacks=totals.fallbacks,
         unequal={} if why and why.lasts else UNEQUAL,
-        measured=measured,
+        measured=saving,
     )
 
 
@@ -231,11 +202,12 @@ def _by_state(heat: "Thermostat", options: Options, pinned: int) -> Why | None:
 def _misfit(heat: "Thermostat", warmth: "Warmth", options: Options) -> str | None:
     """Why the living process would not serve the next start, by what the C core looks at."""
     state = _state(warmth.pid)
-    if warmth.warm.facts()[4] or state in ("", "Z", "X"):
+    _, standby, served, _, dead = warmth.warm.facts()
+    if dead or (state in ("", "Z", "X") and not standby):
         return "the template's process ended"
-    if state in ("T", "t"):
+    if state in ("T", "t") and not standby:
         return "the template's process does not answer"
-    if warmth.warm.facts()[2] >= heat.limits[0] or time.monotonic() - warmth.born > heat.limits[1]:
+    if served >= heat.limits[0] or time.monotonic() - warmth.born > heat.limits[1]:
         return "rotated"
     for path, key in zip(warmth.objects, warmth.keys, strict=True):
         if _key_now(path) != key:
@@ -249,6 +221,12 @@ def _misfit(heat: "Thermostat", warmth: "Warmth", options: Options) -> str | Non
     now = [entry for entry in _environment(options) if _counts(entry, warmth.variables)]
     then = [entry for entry in warmth.environment if _counts(entry, warmth.variables)]
     return None if now == then else "a variable read before main differs"
+
+
+def _by_misses(now: Mapping[str, int], before: Mapping[str, int]) -> Why | None:
+    """What was counted meanwhile: the C core sees more than can be looked up here."""
+    fresh = [text for text in now if text.startswith("warm: ") and now[text] > before.get(text, 0)]
+    return _why(fresh[-1]) if fresh else None
 
 
 def _state(pid: int) -> str:
@@ -326,38 +304,3 @@ def _rollup(pid: int) -> dict[str, int]:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         return {name: int(value.split()[0]) * 1024 for name, _, value in (line.partition(":") for line in lines)}
     return {}
-
-
-# --- what it saves -------------------------------------------------------------------------------------
-
-
-def _measure(template: "SpawnTemplate", argv: "Arguments", rounds: int, keywords: SpawnKeywords) -> Measured | None:
-    """Every kind takes its turn in every round, and begins a round as often as the others; None if none was warm."""
-    target = template.target if isinstance(template.target, str) else template._current().exec_fd
-    samples: list[tuple[float, ...]] = []
-    with type(template)(target, temperature="cold") as cold, type(template)(target, temperature="cold") as control:
-        kinds = (cold, template, control)
-        for turn in range(rounds):
-            times, warm = [0.0] * 3, False
-            for i in (turn % 3, (turn + 1) % 3, (turn + 2) % 3):
-                times[i], temperature = _timed(kinds[i], argv, keywords)
-                warm = temperature == "warm" if kinds[i] is template else warm
-            if warm:
-                samples.append(tuple(times))
-    if not samples:
-        return None
-    cold_us, warm_us, control_us = zip(*samples, strict=True)
-    return Measured(cold_us, warm_us, control_us, rounds - len(samples))
-
-
-def _timed(template: "SpawnTemplate", argv: "Arguments", keywords: SpawnKeywords) -> tuple[float, str]:
-    """Microseconds from before a start until its end was seen, and its temperature."""
-    began = time.perf_counter_ns()
-    child = template.spawn(argv, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, **keywords)
-    try:
-        child.wait()
-    except BaseException:
-        child.kill()
-        child.wait()
-        raise
-    return (time.perf_counter_ns() - began) / 1000, child.temperature
