@@ -19,22 +19,26 @@ _X86_64 = {
     "fcntl": 72,
     "mmap": 9,
     "prctl": 157,
+    "ptrace": 101,
 }
 _AARCH64 = {**_X86_64, "ioctl": 29, "clone": 220, "getdents64": 61, "execveat": 281, "execve": 221} | {
     "fcntl": 25,
     "mmap": 222,
     "prctl": 167,
+    "ptrace": 117,
 }
 
 # include/uapi/linux/bpf_common.h, seccomp.h, prctl.h
 _LOAD, _EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x45, 0x06, 0x54
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _FILTER = 22, 38, 2
 _NUMBER_AT, _ARGUMENTS_AT = 0, 16
 
 ENOSYS = errno.ENOSYS
 EPERM = errno.EPERM
 EINVAL = errno.EINVAL
+KILL = 1 << 16
+"""In the place of an errno: the process is killed."""
 PR_SET_MEMORY_MERGE = 67
 CLONE_PIDFD = 0x1000
 PIDFD_GET_INFO = 0xFF0B
@@ -47,7 +51,7 @@ def deny(*rules: tuple[str, int] | tuple[str, int, int, int, int]) -> None:
     numbers = _X86_64 if platform.machine() == "x86_64" else _AARCH64
     program: list[tuple[int, int, int, int]] = []
     for rule in rules:
-        answer = (_RETURN, 0, 0, _ERRNO | rule[1])
+        answer = (_RETURN, 0, 0, _KILL if rule[1] == KILL else _ERRNO | rule[1])
         load = (_LOAD, 0, 0, _NUMBER_AT)
         if len(rule) == 2:
             program += [load, (_EQUAL, 0, 1, numbers[rule[0]]), answer]

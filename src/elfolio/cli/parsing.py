@@ -8,7 +8,7 @@ import argparse
 import os
 from typing import NoReturn
 
-__all__ = ["Failure", "Parser", "assignment", "byte_count", "niceness", "octal", "one_line", "seconds"]
+__all__ = ["Failure", "Parser", "assignment", "byte_count", "niceness", "octal", "one_line", "positive", "seconds"]
 
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30}
 
@@ -63,6 +63,13 @@ def byte_count(text: str) -> int:
     if not (digits.isascii() and digits.isdigit() and suffix in _SUFFIXES):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, such as 4096, 64K or 1M")
     return int(digits) << _SUFFIXES[suffix]
+
+
+def positive(text: str) -> int:
+    """A count above zero."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
 def niceness(text: str) -> int:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from elfolio.cli.child_options import add_child_options, child_keywords
 from elfolio.cli.lookup import NOT_EXECUTABLE, NOT_FOUND, Found, find
-from elfolio.cli.parsing import Failure, Parser, byte_count, seconds
+from elfolio.cli.parsing import Failure, Parser, byte_count, positive, seconds
 from elfolio.cli.process import die_by, restore_environment
 
 if TYPE_CHECKING:
     from elfolio.spawn.command import Ran
     from elfolio.spawn.options import SpawnKeywords
+    from elfolio.spawn.template import SpawnTemplate
+    from elfolio.spawn.thermostat import Temperature
 
 __all__ = ["TAKES_COMMAND", "prepare_parser", "run"]
 
@@ -27,7 +29,10 @@ signal mask and process group are this process's, its exit status becomes this o
 kills it, the same signal kills this. A terminal's signals reach both; others sent to this process are
 passed on to CMD; when CMD stops (^Z), so does this.
 
-CMD is found as a shell would: a name with a slash is a path, any other is looked for in PATH."""
+CMD is found as a shell would: a name with a slash is a path, any other is looked for in PATH.
+
+A start is cold unless --warm is given: one start cannot pay for the process that warm ones come from. With
+--explain nothing is run; what is printed holds for a program that starts CMD again and again."""
 
 EPILOG = """\
 exit status: CMD's own; 124 if it ran into --timeout, 126 if it cannot be executed, 127 if it is not
@@ -39,6 +44,7 @@ def prepare_parser(parser: Parser) -> None:
     parser.usage = "elfolio run [options] -- CMD [ARG...]"
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     _add_outcome(parser.add_argument_group("outputs and time"))
+    _add_temperature(parser.add_argument_group("temperature"))
     add_child_options(parser)
 
 
@@ -61,9 +67,31 @@ def _add_outcome(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--verbose", action="store_true", help="say on stderr what was done, and in what time")
 
 
+def _add_temperature(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--warm", action="store_true",
+        help="fork CMD from a process of it that stands before main, where that is the same; implies --close-fds. "
+        "For a look at it: making that process costs more than this one start saves",
+    )  # fmt: skip
+    group.add_argument("--cold", action="store_true", help="execute CMD, as is done without --warm too")
+    group.add_argument(
+        "--explain", action="store_true",
+        help="do not run CMD: say which temperature its starts would have, why not a warmer one, what a warm "
+        "process holds, and what of a warm start cannot be equal; with --json as one object. Implies --close-fds",
+    )  # fmt: skip
+    group.add_argument(
+        "--measure", type=positive, metavar="N",
+        help="with --explain: start CMD N times warm and 2N times cold, in turn, on /dev/null, and say how many "
+        "microseconds a warm start saves. Whatever CMD does, it does that often",
+    )  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command, reports, and ends as it did."""
+    _check(args)
     restore_environment()
+    if args.explain:
+        return _explain(args, child_keywords(args))
     ran = _stand_in(args, child_keywords(args))
     _report(args, ran)
     if ran.timed_out:
@@ -74,16 +102,54 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
+def _check(args: argparse.Namespace) -> None:
+    """What excludes each other; and what warm starts, and so explanations of them, imply."""
+    if args.warm and args.cold:
+        raise Failure("--warm and --cold exclude each other; leave out one")
+    if args.measure is not None and not args.explain:
+        raise Failure("--measure goes with --explain; add it")
+    if args.explain and not (args.timeout is None and args.limit is None):
+        raise Failure("--explain shows no outputs and has no deadline; leave out --timeout and --limit")
+    args.close_fds = args.close_fds or args.warm or args.explain
+
+
+def _explain(args: argparse.Namespace, options: "SpawnKeywords") -> int:
+    import sys
+
+    from elfolio.report import explain as report
+
+    found = _find(args)
+    try:
+        with _template(args, found, "warm" if args.warm else "cold" if args.cold else "auto") as template:
+            explanation = template.explain(args.command, measure=args.measure or 0, try_warm=True, **options)
+    except OSError as error:
+        if error.errno == errno.ESTALE or error.filename == found.path:
+            raise _not_executable(error, found) from error
+        raise Failure(_words(error)) from error
+    if args.json:
+        print(report.as_json(args.command, explanation))
+    elif sys.stdout.isatty():
+        print(report.as_table(explanation, os.get_terminal_size(sys.stdout.fileno()).columns))
+    else:
+        print(report.as_text(explanation))
+    return 0
+
+
+def _template(args: argparse.Namespace, found: Found, temperature: "Temperature") -> "SpawnTemplate":
+    from elfolio.spawn.template import SpawnTemplate
+
+    try:
+        return SpawnTemplate(found.path, temperature=temperature, audit="strict" if args.strict else "descriptor")
+    except OSError as error:
+        raise _not_executable(error, found) from error
+
+
 def _stand_in(args: argparse.Namespace, options: "SpawnKeywords") -> "Ran":
     from elfolio.spawn.command import Bound, stand_in
-    from elfolio.spawn.template import SpawnTemplate
 
     found = _find(args)
     bound = Bound(JSON_LIMIT if args.limit is None else args.limit, live=not args.json)
-    try:
-        template = SpawnTemplate(found.path, audit="strict" if args.strict else "descriptor")
-    except OSError as error:
-        raise _not_executable(error, found) from error
+    template = _template(args, found, "warm" if args.warm else "cold")
     try:
         return stand_in(
             template,

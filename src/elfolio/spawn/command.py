@@ -104,6 +104,7 @@ def stand_in(
         streams.close()
         raise
     streams.spawned()
+    unwarmed = _unwarmed(template) if child.temperature == "cold" else ""
     template.close()
     # Its names are needed until the exec only, and a SIGKILL would leave them behind.
     names.remove_links()
@@ -113,10 +114,10 @@ def stand_in(
     follower.run()
     if relay.done:
         relay.close()
-    return _ran(template, child, relay, follower.timed_out, time.monotonic_ns() - start)
+    return _ran(template, child, relay, follower.timed_out, time.monotonic_ns() - start, unwarmed)
 
 
-def _ran(template: "SpawnTemplate", child: Child, relay: Relay, timed_out: bool, life_ns: int) -> Ran:
+def _ran(template: "SpawnTemplate", child: Child, relay: Relay, timed_out: bool, life_ns: int, unwarmed: str) -> Ran:
     code = child.poll()
     totals = stats().programs[str(template.target)]
     return Ran(
@@ -130,10 +131,17 @@ def _ran(template: "SpawnTemplate", child: Child, relay: Relay, timed_out: bool,
         check_ns=totals.check_ns,
         launch_ns=totals.launch_ns,
         rusage=child.rusage,
-        fallbacks=totals.fallbacks,
+        fallbacks={**totals.fallbacks, **({f"warm: {unwarmed}": 1} if unwarmed else {})},
         outputs=tuple(output.said() for output in relay.outputs),
         errors=tuple(output.error for output in relay.outputs),
     )
+
+
+def _unwarmed(template: "SpawnTemplate") -> str:
+    """Why a template that was to be warm had no process to ask; what its process said is counted already."""
+    if template.temperature != "warm":
+        return ""
+    return "audit strict" if template.audit == "strict" else str(template._heat.reason or "")
 
 
 def _block_all() -> set[int]:

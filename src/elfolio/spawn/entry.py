@@ -20,6 +20,8 @@ _AT_PHDR, _AT_PAGESZ, _AT_BASE, _AT_ENTRY, _AT_SECURE, _AT_RANDOM = 3, 6, 7, 9, 
 _READS_MOST = 4096
 """Reads of the environment before `main` after which all of it counts."""
 _SANITIZERS = ("libasan", "libtsan", "liblsan", "libubsan", "libhwasan", "libclang_rt")
+_SANITIZER_STARTS = ("__asan_init", "__tsan_init", "__msan_init", "__hwasan_init", "__lsan_init")
+"""A runtime in the program itself, as clang links it, has these among the dynamic symbols."""
 
 
 class NotWarm(Exception):
@@ -173,6 +175,8 @@ def _watch(tracee: Tracee, entry: Entry) -> None:
     """From relocation to the entry: which variables are asked for, and whether a fork handler is registered."""
     if sanitizer := next((o.path for o in entry.objects if os.path.basename(o.path).startswith(_SANITIZERS)), None):
         raise NotWarm("sanitizer", os.path.basename(sanitizer))
+    if inside := next((name for name in _SANITIZER_STARTS if entry.defining(name)), None):
+        raise NotWarm("sanitizer", inside)
     start, atfork = entry.auxv[_AT_ENTRY], entry.defining("__register_atfork")
     # Of every object: bash has a getenv of its own, and the C library goes on using its.
     names = ("getenv", "secure_getenv", "__secure_getenv")

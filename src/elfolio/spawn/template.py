@@ -26,6 +26,7 @@ from elfolio.spawn.warmplan import warm_side
 
 if TYPE_CHECKING:
     from elfolio.spawn.aio import AsyncChild
+    from elfolio.spawn.explaining import Explanation
 
 __all__ = ["Arguments", "SpawnTemplate"]
 
@@ -218,6 +219,27 @@ class SpawnTemplate:
         from elfolio.spawn.aio import adopt
 
         return await adopt(self.spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, **options))
+
+    def explain(
+        self,
+        argv: Arguments | None = None,
+        *,
+        measure: bool | int = False,
+        try_warm: bool = False,
+        **options: Unpack[SpawnKeywords],
+    ) -> "Explanation":
+        """Which temperature a start with these options would have now, why not a warmer one, and what cannot be equal.
+
+        Runs nothing by itself. `try_warm`: start the process that warm children are forked from, if there is none
+        yet; the program's own code does not run in it. `measure`: start `argv` so many times warm (True: 20) and
+        twice as many times cold, on /dev/null, one after the other, and give the microseconds saved: whatever `argv`
+        does, it then does that often.
+
+        Raises what `check` raises, and InvalidArgument for `measure` without `argv`.
+        """
+        from elfolio.spawn.explaining import explain
+
+        return explain(self, argv, measure, try_warm, options)
 
     def launch(
         self,

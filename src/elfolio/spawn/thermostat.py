@@ -68,7 +68,8 @@ class Thermostat:
         """Whether the whole image is held: a changed object refuses the start."""
         self.image: Image | None = None
         """That image, once there has been a process of it. Another one's must be the same."""
-        self._limits = rotate_after, max_age
+        self.limits = rotate_after, max_age
+        """Children and seconds, after which a process is replaced."""
         self._until = 0 if temperature == "warm" else policy.starts
         """Cold starts until one is tried for."""
         self._pause = policy.starts
@@ -78,6 +79,11 @@ class Thermostat:
         """Held while a process is being started."""
         self._swap = threading.Lock()
         self._closed = False
+
+    @property
+    def wait(self) -> int | None:
+        """Cold starts until a process is tried for; None: there will be none."""
+        return None if self._never else max(0, self._until)
 
     def due(self) -> bool:
         """Whether a process should be started before the next start. Called where `warm` is None; raises StaleTemplate
@@ -112,7 +118,7 @@ class Thermostat:
             return
         try:
             self.started += 1
-            warmth = warming.start(warming.examine(pinned), launch, name, *self._limits)
+            warmth = warming.start(warming.examine(pinned), launch, name, *self.limits)
             if self.image not in (None, warmth.image):
                 warmth.warm.close()
                 raise NotWarm("changing", "what it is linked with", lasts=False)

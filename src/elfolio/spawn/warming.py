@@ -4,6 +4,7 @@ The process is a child of ours, launched as any other, and brought to its entry 
 stub (native/warm/stub.c) and let go; from then on it forks a child, ours, for each one that is taken.
 """
 
+import errno
 import mmap
 import os
 import resource
@@ -12,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fcntl import F_DUPFD_CLOEXEC, fcntl
@@ -28,7 +29,7 @@ from elfolio.spawn.options import Options
 from elfolio.spawn.stub import MemoryMap, Setup, stub
 from elfolio.spawn.tracee import Tracee, TraceeLost
 
-__all__ = ["Image", "Launch", "Warmth", "examine", "key_now", "start"]
+__all__ = ["Image", "Launch", "Warmth", "examine", "key_now", "loader_variable", "start"]
 
 Launch = Callable[[list[str | bytes], Options, _native.Proxy], "Child | _native.Refusal"]
 """Launches the program with these arguments and options, to be met by the proxy."""
@@ -41,12 +42,16 @@ _PATIENCE = 5.0
 _ARGC = 61
 """Arguments of the template's own start: a number that is easy to find in the C library's memory."""
 _ABOVE = _native.WARM_FD_LAST + 1
-_PR_GET_TID_ADDRESS = 40
+_PR_GET_PDEATHSIG, _PR_GET_TID_ADDRESS = 2, 40
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE_ANONYMOUS, _MAP_SHARED_FIXED = 0x22, 0x11
 _MADV_DONTNEED = 4
 _AT_RANDOM = 25
+_SYS_PTRACE, _PTRACE_CONT = 101, 7
+_SYS_GETITIMER = 36
 _SYS_CLOSE, _SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 3, 9, 10, 12, 14, 28, 157
+_SHADOW_KIB = 1 << 30
+"""Address space that nothing but a sanitizer maps before `main`; one linked in statically shows by nothing else."""
 _LOADER_FILES = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
 
@@ -61,11 +66,20 @@ class Warmth:
     """What it is linked with: the C core's indices of objects count these."""
     descriptors: tuple[int, ...]
     """What is open here for it; a pidfd for each of its children that stand by, which come and go, is not among it."""
-    """What the C core's indices of objects mean."""
     seconds: float
     """What it took to start it."""
     born: float
     """CLOCK_MONOTONIC."""
+    surroundings: _native.Surroundings | None = None
+    """What it was born into."""
+    environment: tuple[bytes, ...] = ()
+    variables: tuple[bytes, ...] | None = ()
+    """Names that its libraries asked for before `main`; None where they looked at all."""
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Paths of what it is linked with."""
+        return tuple(os.fsdecode(path) for path, _ in self.image)
 
     @property
     def dead(self) -> bool:
@@ -97,6 +111,12 @@ def examine(pinned: int) -> Dynamic:
     return program
 
 
+def loader_variable(environment: Iterable[bytes]) -> str:
+    """The first variable that changes what is loaded; "" for none."""
+    found = next((e for e in environment if e.startswith((b"LD_", b"GLIBC_TUNABLES="))), b"")
+    return os.fsdecode(found.partition(b"=")[0])
+
+
 def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int, max_age: float) -> Warmth:
     """Starts it; `name` is its argv[0]. Raises NotWarm with the reason, and leaves nothing behind then."""
     began = time.monotonic()
@@ -107,17 +127,20 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
         stack.callback(proxy.close)
         tracee = Tracee(proxy)
         stack.callback(tracee.close)
+        _may_trace(proxy)
         tracee.expect()
         child = launch([name, *[""] * (_ARGC - 1)], options, proxy)
         if not isinstance(child, Child):
+            if child[4] == _native.STEP_TRACE:
+                raise NotWarm("ptrace", os.strerror(child[3]), lasts=False)
             raise NotWarm("launch", os.strerror(child[3]) if child[3] else "refused", lasts=False)
         child.owned = True
         try:
             with _deadline(child):
                 tracee.await_exec()
                 environment = _environment(child.pid)
-                if loader := next((e for e in environment if e.startswith((b"LD_", b"GLIBC_TUNABLES="))), None):
-                    raise NotWarm("a loader variable", os.fsdecode(loader.partition(b"=")[0]), lasts=False)
+                if loader := loader_variable(environment):
+                    raise NotWarm("a loader variable", loader, lasts=False)
                 entry = reach_entry(tracee, program, os.readlink(f"/proc/{child.pid}/exe"))
                 _inspect(child.pid, entry)
                 objects = _objects(entry, began)
@@ -132,6 +155,8 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9),
             )  # fmt: skip
         except BaseException as error:
+            if isinstance(error, NotWarm) and error.reason == "a child process at main":
+                child.kill_tree()  # before the proxy, with which its tracee ends: its children are found by it
             proxy.close()
             child.kill()
             child.wait()
@@ -143,7 +168,29 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
         pidfd.detach()
         ours.detach()
         taken.detach()
-    return Warmth(warm, pid, objects, descriptors, time.monotonic() - began, time.monotonic())
+    return Warmth(
+        warm,
+        pid,
+        objects,
+        descriptors,
+        time.monotonic() - began,
+        time.monotonic(),
+        born_into,
+        tuple(environment),
+        None if entry.reads_all else tuple(sorted(entry.reads)),
+    )
+
+
+def _may_trace(proxy: _native.Proxy) -> None:
+    """Asked for a process that cannot be: where a seccomp filter kills for ptrace, the child would wait for its tracer
+    for ever."""
+    try:
+        result = proxy.call(_SYS_PTRACE, _PTRACE_CONT, 0, 0, 0)
+    except ProcessLookupError:
+        result = -errno.EPERM
+    if result != -errno.ESRCH:
+        filtered = _status("thread-self").get("Seccomp", "0") != "0"
+        raise NotWarm("seccomp" if filtered else "ptrace", os.strerror(-result), lasts=False)
 
 
 class _Descriptor:
@@ -221,7 +268,7 @@ def _environment(pid: int) -> list[bytes]:
 # --- what constructors may have done --------------------------------------------------------------------
 
 
-def _status(pid: int) -> dict[str, str]:
+def _status(pid: int | str) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -229,6 +276,8 @@ def _status(pid: int) -> dict[str, str]:
 def _inspect(pid: int, entry: Entry) -> None:
     """Raises NotWarm for what a fork would not carry over, or would share."""
     status = _status(pid)
+    if int(status.get("VmSize", "0 kB").split()[0]) > _SHADOW_KIB:
+        raise NotWarm("sanitizer", "shadow memory")
     if status["Threads"] != "1":
         raise NotWarm("threads at main")
     if "shstk" in status.get("x86_Thread_features", ""):
@@ -242,6 +291,8 @@ def _inspect(pid: int, entry: Entry) -> None:
     for name in os.listdir(f"/proc/{pid}/fd"):
         if int(name) not in own:
             what = os.readlink(f"/proc/{pid}/fd/{name}")
+            if "\nlock:" in Path(f"/proc/{pid}/fdinfo/{name}").read_text():
+                raise NotWarm("a file lock", what)
             raise NotWarm("a socket" if what.startswith("socket:") else "an open file", what)
     if status.get("VmLck", "0 kB") != "0 kB":
         raise NotWarm("locked memory")
@@ -356,6 +407,14 @@ def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
     if not munmap:
         raise NotWarm("unknown C library", "munmap")
     robust, robust_bytes = tracee.robust_list()
+    if robust and tracee.word(robust) != robust:
+        raise NotWarm("a lock", "a robust mutex")
+    for which in range(3):  # ITIMER_REAL, alarm(2)'s too; ITIMER_VIRTUAL; ITIMER_PROF
+        if not tracee.system_call(at, _SYS_GETITIMER, which, region) and any(tracee.read(region + 16, 16)):
+            raise NotWarm("a timer", "setitimer")
+    tracee.write(region, bytes(4))
+    if not tracee.system_call(at, _SYS_PRCTL, _PR_GET_PDEATHSIG, region) and any(tracee.read(region, 4)):
+        raise NotWarm("a constructor that changed the process", "PR_SET_PDEATHSIG")
     name = tracee.word(sp + 8)
     return Setup(
         stub=region,
