@@ -308,6 +308,16 @@ static PyObject *warm_py_close(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *warm_drift(PyObject *self, PyObject *unused)
+{
+    struct warm *w = &((WarmObject *)self)->warm;
+    struct surroundings now;
+    (void)unused;
+    if (surroundings_read(&now, w->pid, w->surroundings.terminal != 0))
+        return PyLong_FromLong(DRIFT_UNREADABLE);
+    return PyLong_FromLong(surroundings_differ(&w->surroundings, &now));
+}
+
 static PyObject *warm_facts(PyObject *self, PyObject *unused)
 {
     struct warm *w = &((WarmObject *)self)->warm;
@@ -318,6 +328,7 @@ static PyObject *warm_facts(PyObject *self, PyObject *unused)
 
 static PyMethodDef warm_methods[] = {
     {"close", warm_py_close, METH_NOARGS, "close(): ends the process and its standby, and reaps them."},
+    {"drift", warm_drift, METH_NOARGS, "drift() -> which part of the surroundings is another than at its birth; 0: none."},
     {"facts", warm_facts, METH_NOARGS, "facts() -> (pid, standby's pid or 0, children, born, dead)."},
     {NULL, NULL, 0, NULL},
 };

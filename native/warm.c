@@ -260,8 +260,6 @@ void warm_close(struct warm *w)
         end_all(w);
     else
         end_all_by_number(w);
-    munmap(w->slots, WARM_SLOT_BYTES);
-    w->slots = NULL;
     w->socket = w->taken = w->pidfd = -1;
 }
 
@@ -277,6 +275,9 @@ void warm_free(struct warm *w)
     free(w->environment);
     free(w->outgoing);
     w->outgoing = NULL;
+    if (w->slots)
+        munmap(w->slots, WARM_SLOT_BYTES); /* only now: a start may be waiting at one */
+    w->slots = NULL;
     w->object_count = w->variable_count = 0;
 }
 
@@ -635,6 +636,41 @@ static enum warm_outcome failed_in(struct warm *w, struct launch *l, struct slot
     return l->failed >= 0 ? WARM_STEP_FAILED : WARM_REFUSED;
 }
 
+/* Until the steps are taken, by a child that is in nobody's table any more. The slots stay mapped as long as the
+ * object that a caller of ours holds. */
+static enum warm_outcome await_steps(struct launch *l, const struct warm_plan *plan, struct slot *slot,
+                                     uint32_t *detail)
+{
+    int64_t until = clock_ns() + PATIENCE_NS;
+    struct timespec look = {0, LOOK_NS};
+    uint32_t state = state_of(slot);
+    for (int i = 0; i < WARM_SPINS && state == SLOT_GO; i++) {
+        relax();
+        state = state_of(slot);
+    }
+    while ((state = state_of(slot)) == SLOT_GO) {
+        sys4(SYS_futex, &slot->state, FUTEX_WAIT, SLOT_GO, &look);
+        if (state_of(slot) == SLOT_GO && (has_ended(l->pidfd, 0) || (clock_ns() >= until && !is_at_work(slot, plan))) &&
+            change(slot, SLOT_GO, SLOT_CANCELLED))
+            break;
+    }
+    state = state_of(slot);
+    if (state == SLOT_STARTED) {
+        __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+        return WARM_STARTED;
+    }
+    l->failed = slot->failed;
+    *detail = (uint32_t)slot->error;
+    kill_and_reap(l->pid, l->pidfd);
+    l->pid = l->pidfd = -1;
+    __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+    if (state == SLOT_FAILED)
+        return l->failed >= 0 ? WARM_STEP_FAILED : WARM_REFUSED;
+    /* It died, or was stopped, with some of its steps done: only what may be done twice is. */
+    *detail = ECANCELED;
+    return plan->repeatable ? WARM_REFUSED : WARM_LOST;
+}
+
 /* From the owner's word to the program. */
 static enum warm_outcome go(struct warm *w, struct launch *l, const struct warm_plan *plan, struct slot *slot,
                             const struct surroundings *now, uint32_t *detail)
@@ -657,21 +693,12 @@ static enum warm_outcome go(struct warm *w, struct launch *l, const struct warm_
         hand_over(w, slot, l); /* nothing can fail any more: like a child that has just been executed, it is on its way */
         return WARM_STARTED;
     }
-    state = await_change(w, slot, SLOT_GO, plan);
-    if (state == SLOT_GO && !change(slot, SLOT_GO, SLOT_CANCELLED))
-        state = state_of(slot); /* at the last moment */
-    if (state == SLOT_FAILED)
-        return failed_in(w, l, slot, detail);
-    if (state != SLOT_STARTED) {
-        /* It died, or was stopped, with some of its steps done: only what may be done twice is. */
-        enum warm_outcome outcome = has_died(w, slot) ? WARM_GONE : WARM_FROZEN;
-        end_child(w, slot);
-        __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
-        return plan->repeatable ? outcome : WARM_LOST;
-    }
-    __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
+    /* Its steps may wait for another start's, as two ends of a FIFO do: from here on it is a child by itself. */
     hand_over(w, slot, l);
-    return WARM_STARTED;
+    pthread_mutex_unlock(&w->lock);
+    enum warm_outcome outcome = await_steps(l, plan, slot, detail);
+    pthread_mutex_lock(&w->lock);
+    return outcome;
 }
 
 /* What is cheap to see is looked at first, then the request is sent; all else is checked while the standby wakes up and
@@ -735,7 +762,7 @@ enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct war
     enum warm_outcome outcome = launch_locked(w, l, plan, check, detail);
     /* Not where each start is to be told what has changed. */
     int stale = outcome == WARM_STALE && !(l->flags & LAUNCH_WHOLE);
-    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN || outcome == WARM_LOST ||
+    if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN ||
         outcome == WARM_WORN || stale)
         w->dead = 1;
     pthread_mutex_unlock(&w->lock);

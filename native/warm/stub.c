@@ -441,7 +441,8 @@ static struct {
 static void step_back(void)
 {
     struct { int32_t priority; } none = {0};
-    if (sys4(SYS_sched_getattr, 0, &scheduling, sizeof scheduling, 0) == 0 && scheduling.policy == SCHED_OTHER)
+    if (sys4(SYS_sched_getattr, 0, &scheduling, sizeof scheduling, 0) == 0 && scheduling.policy == SCHED_OTHER &&
+        sys3(SYS_sched_setattr, 0, &scheduling, 0) == 0) /* and it can be put back */
         sys3(SYS_sched_setscheduler, 0, SCHED_BATCH, &none);
     else
         scheduling.size = 0;

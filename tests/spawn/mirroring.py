@@ -23,7 +23,7 @@ REMOVED = {
     "status.Tgid": "as pid",
     "status.NSpid": "as pid",
     "status.NStgid": "as pid",
-    "random_bytes": "AT_RANDOM is random, once an exec; a warm template's children share it",
+    "random_bytes": "AT_RANDOM is random for each start",
     "statm": "pages touched, whose number depends on the page cache",
     "status.VmPeak": "the heap and the stack grow by use",
     "status.VmSize": "as VmPeak",

@@ -139,9 +139,14 @@ REASONS = {
         "RLIMIT_STACK leaves too little room for the arguments of a warm child.", "Raise it: ulimit -s 8192."
     ),
     "kernel": Reason(
-        "The kernel was built without what tells a thread's id address (CONFIG_CHECKPOINT_RESTORE).",
-        "Use a kernel with it; distributions' have it.",
+        "The kernel lacks, or a filter refuses, what a child of a template needs: PR_GET_TID_ADDRESS, close_range.",
+        "Use Linux 5.9 or later with CONFIG_CHECKPOINT_RESTORE, and a profile that allows them.",
     ),
+    "surroundings": Reason(
+        "The surroundings of the template's process are not this one's, or may not be compared (kcmp is refused).",
+        "Allow kcmp in the container's or service's profile.",
+    ),
+    "a shadow stack": Reason("The program has a shadow stack, which does not let a child enter it."),
     "memory": Reason("There is no memory for the code that a warm process runs.", "Raise RLIMIT_AS, or free memory."),
     "resources": Reason(
         "A system call that starts the process failed.", "Raise the limit that it names; it is tried again later."

@@ -16,7 +16,7 @@ from elfolio import _native
 from elfolio.spawn import warming
 from elfolio.spawn.counts import ProgramCounts
 from elfolio.spawn.entry import NotWarm
-from elfolio.spawn.reasons import outcome_reason
+from elfolio.spawn.reasons import DRIFTS, outcome_reason
 from elfolio.spawn.refusals import object_error
 from elfolio.spawn.warming import Image, Launch, Warmth, key_now
 
@@ -119,6 +119,9 @@ class Thermostat:
         try:
             self.started += 1
             warmth = warming.start(warming.examine(pinned), launch, name, *self.limits)
+            if drift := warmth.warm.drift():  # at once: what cannot even be asked here, such as kcmp(2)
+                warmth.warm.close()
+                raise NotWarm("surroundings", DRIFTS[drift], lasts=False)
             if self.image not in (None, warmth.image):
                 warmth.warm.close()
                 raise NotWarm("changing", "what it is linked with", lasts=False)
@@ -131,6 +134,7 @@ class Thermostat:
             # Not the exception itself: its frames hold the files that the template lets go of.
             self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
             self._never = error.lasts
+            self.counts.fell_back((f"warm: {error.reason}",))
             self._wait_longer()
         except OSError as error:
             self.reason = NotWarm("resources", str(error), lasts=False)

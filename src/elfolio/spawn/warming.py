@@ -52,8 +52,11 @@ _SYS_GETITIMER = 36
 _SYS_CLOSE, _SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 3, 9, 10, 12, 14, 28, 157
 _SHADOW_KIB = 1 << 30
 """Address space that nothing but a sanitizer maps before `main`; one linked in statically shows by nothing else."""
+_SYS_CLOSE_RANGE = 436
 _LOADER_FILES = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
+_SEARCHED_BELOW = ("glibc-hwcaps", "tls", "haswell", "xeon_phi", "avx512_1", "x86_64", "aarch64", "atomics")
+_FOLDERS_MOST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +349,15 @@ def _searched(path: str, dynamic: Dynamic) -> Iterator[str]:
         folder = written.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
         if "$" in folder or not folder.startswith("/"):
             raise NotWarm("search path", folder)
-        yield os.path.normpath(folder)
+        folder = os.path.normpath(folder)
+        yield folder
+        # Searched before the folder itself (dl-load.c, _dl_important_hwcaps; the others before glibc 2.37). A new file
+        # in one of them does not show in the folder's own time stamps.
+        for below in _SEARCHED_BELOW:
+            for path, names, _ in os.walk(f"{folder}/{below}"):
+                if len(names) > _FOLDERS_MOST:
+                    raise NotWarm("search path", path)
+                yield path
 
 
 def _wipe(tracee: Tracee, entry: Entry, environment: list[bytes]) -> None:
@@ -376,6 +387,9 @@ def _install(tracee: Tracee, entry: Entry) -> None:
         raise NotWarm("memory", os.strerror(-region))
     tracee.system_call(at, _SYS_MMAP, region + size, _native.WARM_SLOT_BYTES, both, _MAP_SHARED_FIXED, fd, 0)
     tracee.system_call(at, _SYS_CLOSE, fd)
+    # What it closes must be closed: the last numbers there are, of which none is open.
+    if error := tracee.system_call(at, _SYS_CLOSE_RANGE, 0x7FFFFFFE, 0x7FFFFFFF, 0):
+        raise NotWarm("kernel", f"close_range: {os.strerror(-error)}")
     brk = tracee.system_call(at, _SYS_BRK, 0)
     setup = _setup(tracee, entry, region)
     # Every child's initial stack begins at one place: what the C library keeps of it is told once.
