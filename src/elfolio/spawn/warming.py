@@ -354,10 +354,10 @@ def _searched(path: str, dynamic: Dynamic) -> Iterator[str]:
         # Searched before the folder itself (dl-load.c, _dl_important_hwcaps; the others before glibc 2.37). A new file
         # in one of them does not show in the folder's own time stamps.
         for below in _SEARCHED_BELOW:
-            for path, names, _ in os.walk(f"{folder}/{below}"):
+            for place, names, _ in os.walk(f"{folder}/{below}"):
                 if len(names) > _FOLDERS_MOST:
-                    raise NotWarm("search path", path)
-                yield path
+                    raise NotWarm("search path", place)
+                yield place
 
 
 def _wipe(tracee: Tracee, entry: Entry, environment: list[bytes]) -> None:
