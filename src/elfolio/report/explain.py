@@ -193,7 +193,7 @@ def _savings(explanation: "Explanation") -> str:
     if m is None:
         return "not measured" if explanation.why else "not measured; --measure N runs it N times warm, 2N times cold"
     low, high = m.spread_us
-    missed = f"; {m.missed} rounds left out, which were not warm" if m.missed else ""
+    missed = f"; rounds left out, which were not warm: {m.missed}" if m.missed else ""
     return (
         f"{m.saved_us:.0f} us a start, the median of {len(m.warm_us)} rounds (half of them {low:.0f} to {high:.0f}): "
         f"cold {median(m.cold_us):.0f} us, warm {median(m.warm_us):.0f} us, from spawn to end; "

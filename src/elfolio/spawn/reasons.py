@@ -68,7 +68,7 @@ REASONS = {
     # asked for, or not yet
     "asked cold": Reason("The template was made with temperature='cold'.", "Ask for 'auto' or 'warm'."),
     "audit strict": Reason(
-        "audit='strict' promises an exec of the path that audit rules see, and a warm start has no exec.",
+        "With audit='strict' an exec of the path is promised, for audit rules, and a warm start has no exec.",
         "Use audit='descriptor' where no audit rule watches for this program.",
     ),
     "not yet": Reason(
@@ -196,7 +196,6 @@ REASONS = {
     "changed": Reason("A library, the linker's cache or a search directory has changed.", "Nothing: it is replaced."),
     "its child could not prepare itself": Reason("A system call of the prepared child failed."),
     "fork": Reason("The warm process cannot fork.", "Raise RLIMIT_NPROC, or the cgroup's pids.max."),
-    "drifted": Reason("The caller's surroundings are not those the warm process was born into.", _NEW_ONE),
     **{
         f"drifted: {what}": Reason(f"The caller's {what} changed since the warm process was born.", _NEW_ONE)
         for what in DRIFTS[2:]
