@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import elfolio
+from elfolio import _native
 from elfolio.spawn import names
 from elfolio.spawn.pool import default_pool
 from tests.spawn.comparing import Run, on_loop
@@ -24,6 +25,12 @@ def names_directory() -> None:
     names.link_for(fd, "null")
     names.unlink_for(fd)
     os.close(fd)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surroundings() -> None:
+    """The files of /proc that tell what a child inherits stay open: they are nobody's leak either."""
+    _native.Surroundings()
 
 
 @pytest.fixture(scope="session")
