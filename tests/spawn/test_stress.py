@@ -22,7 +22,7 @@ def many_threads(programs: str, spawns: int, threads: int) -> dict[str, Any]:
 
     codes = (0, 7, 8)
     templates = {code: elfolio.SpawnTemplate(f"{programs}/exit-{code}") for code in codes}
-    sh = elfolio.SpawnTemplate("/bin/sh")
+    sh = elfolio.SpawnTemplate("/bin/sh", temperature="cold")  # warm ones: test_warm_soak
     wrong: list[Any] = []
     work: queue.SimpleQueue[int] = queue.SimpleQueue()
 
@@ -92,7 +92,7 @@ def on_a_loop(programs: str, spawns: int, at_once: int) -> dict[str, Any]:
 
     codes = (0, 7, 8)
     templates = {code: elfolio.SpawnTemplate(f"{programs}/exit-{code}") for code in codes}
-    cat, wrong = elfolio.SpawnTemplate("/bin/cat"), []
+    cat, wrong = elfolio.SpawnTemplate("/bin/cat", temperature="cold"), []
 
     async def one(i: int) -> None:
         code = codes[i % 3]
