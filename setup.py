@@ -28,6 +28,9 @@ STUB_LDFLAGS = [
     *("-nostdlib", "-fno-lto", "-Wl,--build-id=none", "-Wl,-Bsymbolic", "-Wl,-z,noseparate-code"),
     *("-Wl,-z,norelro", "-Wl,--no-undefined"),
 ]
+STUB_CFLAGS_OF = {"x86_64": ["-fcf-protection=none"], "aarch64": ["-mno-outline-atomics"]}
+STUB_LDFLAGS_OF = {"aarch64": ["-Wl,-z,max-page-size=65536"]}  # code and data never share a page
+STUB = "elfolio._stub"
 
 
 class BuildNative(build_ext):
@@ -40,6 +43,12 @@ class BuildNative(build_ext):
         include_dirs = [*self.include_dirs, *self.compiler.include_dirs]
         if not any(os.path.exists(os.path.join(path, "Python.h")) for path in include_dirs):
             sys.exit("elfolio: no Python.h for this Python; on Debian: apt-get install python3-dev")
+        # By the platform that is built for, which with a cross compiler is not this one.
+        machine = self.plat_name.rpartition("-")[2]
+        for extension in self.extensions:
+            if extension.name == STUB:
+                extension.extra_compile_args += STUB_CFLAGS_OF.get(machine, [])
+                extension.extra_link_args += STUB_LDFLAGS_OF.get(machine, [])
         super().build_extensions()
 
 
@@ -62,14 +71,13 @@ def native() -> Extension:
 def stub() -> Extension:
     """The stub, under an extension's name because that is how setuptools builds a shared object."""
     werror = ["-Werror"] if os.environ.get("ELFOLIO_WERROR") == "1" else []
-    control_flow = ["-fcf-protection=none"] if os.uname().machine == "x86_64" else []
     return Extension(
-        "elfolio._stub",
+        STUB,
         sources=["native/warm/stub.c", "native/steps.c"],
         depends=sorted(glob("native/*.h") + glob("native/warm/*.h")),
         include_dirs=["native"],
         py_limited_api=True,
-        extra_compile_args=CFLAGS + STUB_CFLAGS + control_flow + werror,
+        extra_compile_args=CFLAGS + STUB_CFLAGS + werror,
         extra_link_args=STUB_LDFLAGS,
     )
 

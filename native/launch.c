@@ -238,7 +238,7 @@ static long clone_child(uint64_t flags, void *stack_top, int *pidfd, struct chil
     register long x3 __asm__("x3") = 0;
     register long x4 __asm__("x4") = 0;
     register struct child *x9 __asm__("x9") = c;
-    register void (*x10)(struct child *) __asm__("x10") = child_main;
+    register void (*x10)(void *) __asm__("x10") = child_main;
     __asm__ volatile("svc 0\n\t"
                      "cbnz x0, 1f\n\t"
                      "mov x29, xzr\n\t"

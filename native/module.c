@@ -2,6 +2,7 @@
  * py_*.c; they convert, check bounds, and release the interpreter lock around the work. */
 #include "module.h"
 
+#include <elf.h>
 #include <fcntl.h>
 #include <string.h>
 
@@ -141,6 +142,11 @@ static const struct constant constants[] = {
     {"WARM_ROOM", WARM_ROOM},
     {"WARM_MAGIC", (long)WARM_MAGIC},
     {"PROXY_MEET", PROXY_MEET},
+#if defined(__x86_64__)
+    {"MACHINE", EM_X86_64},
+#else
+    {"MACHINE", EM_AARCH64},
+#endif
     {"LOST_CODE", LOST_CODE},
     {"IMAGE_READY", IMAGE_READY},
     {"IMAGE_FOREIGN", IMAGE_FOREIGN},

@@ -1,7 +1,10 @@
 /* py_proxy: elfolio._native.Proxy, a process that makes system calls for this one. */
 #include "module.h"
 
+#include <sys/uio.h>
+
 #include "proxy.h"
+#include "sys.h"
 
 typedef struct {
     PyObject ob_base;
@@ -111,10 +114,30 @@ done:
     return out;
 }
 
+/* ptrace(2) on a register set: its argument is a pointer to a pointer, which call() has no way to pass. */
+static PyObject *proxy_regset(PyObject *self, PyObject *args)
+{
+    struct proxy *p = &((ProxyObject *)self)->proxy;
+    long request, pid, type;
+    Py_buffer view;
+    PyObject *out = NULL;
+    if (!PyArg_ParseTuple(args, "lllw*", &request, &pid, &type, &view))
+        return NULL;
+    struct iovec iov = {view.buf, (size_t)view.len};
+    if (is_alive(p)) {
+        proxy_post(p, SYS_ptrace, (long[6]){request, pid, type, (long)&iov});
+        out = result_of(p);
+    }
+    PyBuffer_Release(&view);
+    return out;
+}
+
 static PyMethodDef proxy_methods[] = {
     {"meet", proxy_meet, METH_O, "meet(options): traces the child of the launch that gets this proxy; then result()."},
     {"result", proxy_py_result, METH_NOARGS, "result() -> what the call returned: -errno on failure."},
     {"call", proxy_call, METH_VARARGS, "call(number, *arguments) -> what the system call returned in the proxy."},
+    {"regset", proxy_regset, METH_VARARGS,
+     "regset(request, pid, type, buffer) -> 0 or -errno: PTRACE_GETREGSET or PTRACE_SETREGSET."},
     {"close", proxy_py_close, METH_NOARGS, "close(): ends it, and what it traces."},
     {NULL, NULL, 0, NULL},
 };

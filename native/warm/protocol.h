@@ -121,6 +121,9 @@ struct setup {
     uint64_t environ, program_name, program_short_name; /* variables */
     uint64_t libc_argc;        /* a hidden one */
     uint64_t munmap;           /* the C library's function: outlives the stub */
+    uint64_t page;             /* its bytes */
+    uint64_t sigreturn;        /* aarch64: the vdso's __kernel_rt_sigreturn */
+    uint64_t state;            /* aarch64: the program's pstate at its entry */
     uint64_t ignored;          /* signals that the template was born with ignored */
     uint64_t owner;            /* its pid */
     struct mm_map map;

@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <ucontext.h>
 
 #include "../clone.h"
 #include "../steps.h"
@@ -31,8 +32,13 @@
 #define PR_SET_MM 35
 #define PR_SET_MM_MAP 14
 #endif
+#ifndef AT_HWCAP2
+#define AT_HWCAP2 26
+#endif
 
-struct setup setup __attribute__((visibility("default"), section(".data")));
+/* By its exported name it would be reached through a table that needs a relocation. */
+struct setup setup __attribute__((visibility("hidden"), section(".data")));
+extern struct setup stub_setup __attribute__((visibility("default"), alias("setup")));
 
 static struct {
     struct request request;
@@ -335,11 +341,60 @@ static void build_stack(const struct request *r, const char *strings, struct mm_
     *(char **)at(setup.program_short_name) = base;
 }
 
-/* Everything the program has is in place; what is left of us is unmapped by the C library's own munmap, whose
- * return address is the program's entry. */
-static __attribute__((noreturn)) void enter(void)
+#if defined(__aarch64__)
+/* What the kernel reads at the end of a signal handler (arch/arm64/kernel/signal.c); ucontext_t ends with room for the
+ * records, which end with an empty one. */
+struct signal_frame {
+    siginfo_t info;
+    ucontext_t context;
+};
+
+struct poe_record {
+    struct _aarch64_ctx head;
+    uint64_t por_el0;
+};
+
+#define POE_RECORD 0x504f4530
+#define HWCAP2_PERMISSION_OVERLAY (1ULL << 63)
+
+/* From which the kernel makes the program's first registers, signal mask and, as it must, floating point state. */
+static struct signal_frame *build_frame(uint64_t mask)
+{
+    struct signal_frame *frame = at(setup.stack - (sizeof *frame + 15) / 16 * 16);
+    mcontext_t *registers = &frame->context.uc_mcontext;
+    struct fpsimd_context *simd = (struct fpsimd_context *)registers->__reserved;
+    struct poe_record *poe = (struct poe_record *)(simd + 1);
+    uint64_t status, control;
+    memset(frame, 0, (size_t)((char *)(poe + 2) - (char *)frame));
+    sys2(SYS_sigaltstack, 0, &frame->context.uc_stack);
+    *(uint64_t *)&frame->context.uc_sigmask = mask;
+    registers->regs[0] = setup.entry_argument;
+    registers->sp = setup.stack;
+    registers->pc = setup.entry;
+    registers->pstate = setup.state;
+    /* A library's constructor may have changed them. */
+    __asm__ volatile("mrs %0, fpsr\n\tmrs %1, fpcr" : "=r"(status), "=r"(control));
+    simd->head.magic = FPSIMD_MAGIC;
+    simd->head.size = sizeof *simd;
+    simd->fpsr = (uint32_t)status;
+    simd->fpcr = (uint32_t)control;
+    /* Without this record Linux 6.12 to 7.0 set the register at random, and a kernel that does not know it takes none. */
+    if (*auxv_entry(AT_HWCAP2) & HWCAP2_PERMISSION_OVERLAY) {
+        poe->head.magic = POE_RECORD;
+        poe->head.size = sizeof *poe;
+        __asm__ volatile("mrs %0, s3_3_c10_c2_4" : "=r"(poe->por_el0));
+    }
+    return frame;
+}
+#endif
+
+/* Everything the program has is in place; what is left of us is unmapped by the C library's own munmap, which returns
+ * to the program's entry: by itself on x86-64; on aarch64, where it would leave its 0 in the register that the entry
+ * finds its argument in, as if from a signal handler. */
+static __attribute__((noreturn)) void enter(uint64_t mask)
 {
 #if defined(__x86_64__)
+    sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, 0, sizeof mask);
     /* The word below sp is where munmap finds its return address. */
     ((uint64_t *)at(setup.stack))[-1] = setup.entry;
     __asm__ volatile("movq %[stack], %%rsp\n\t"
@@ -355,10 +410,22 @@ static __attribute__((noreturn)) void enter(void)
                      : [stack] "a"(setup.stack), "D"(setup.stub), "S"(setup.stub_bytes), "d"(setup.entry_argument),
                        [munmap] "c"(setup.munmap)
                      : "memory");
-    __builtin_unreachable();
 #else
-#error "not yet"
+    struct signal_frame *frame = build_frame(mask); /* before the registers below are in use */
+    register uint64_t x0 __asm__("x0") = setup.stub;
+    register uint64_t x1 __asm__("x1") = setup.stub_bytes;
+    register uint64_t x9 __asm__("x9") = setup.sigreturn;
+    register struct signal_frame *x10 __asm__("x10") = frame;
+    register uint64_t x16 __asm__("x16") = setup.munmap; /* from there a branch may go to any function */
+    __asm__ volatile("mov sp, x10\n\t"
+                     "mov x29, xzr\n\t"
+                     "mov x30, x9\n\t"
+                     "br x16"
+                     :
+                     : "r"(x0), "r"(x1), "r"(x9), "r"(x10), "r"(x16)
+                     : "memory");
 #endif
+    __builtin_unreachable();
 }
 
 static __attribute__((noreturn)) void become_program(void)
@@ -408,20 +475,20 @@ static __attribute__((noreturn)) void become_program(void)
     } else {
         __atomic_store_n(&slot->state, SLOT_FREE, __ATOMIC_RELEASE);
     }
-    sys4(SYS_rt_sigprocmask, SIG_SETMASK, &state.mask, 0, sizeof state.mask);
-    enter();
+    enter(state.mask);
 }
 
 /* --- the standby: a child that has not been asked for yet ------------------------------------------ */
 
 /* A fresh AT_RANDOM, and the canary that the C library makes of it (sysdeps/unix/sysv/linux/dl-osinfo.h): no frame
- * that checks the old one is left. The pointer guard stays: atexit handlers are mangled with it. */
+ * that checks the old one is left. The pointer guard stays: atexit handlers are mangled with it. On aarch64 both stay
+ * the template's: the canary stands in memory of the dynamic linker's that is read-only by now, and the two must agree. */
 static void refresh_canary(void)
 {
+#if defined(__x86_64__)
     uint64_t *random = at(setup.random);
     if (sys3(SYS_getrandom, random, 16, 0) != 16)
         leave(127);
-#if defined(__x86_64__)
     __asm__ volatile("movq %0, %%fs:0x28" : : "r"(random[0] & ~0xffULL));
 #endif
 }
@@ -506,7 +573,7 @@ static void bear(void)
 __attribute__((noreturn, visibility("default"))) void stub_start(void)
 {
     /* The page with the entry is a copy that was written to: back to the file's own. */
-    sys3(SYS_madvise, setup.entry & ~4095ULL, 4096, MADV_DONTNEED);
+    sys3(SYS_madvise, setup.entry & -setup.page, setup.page, MADV_DONTNEED);
     step_back();
     (void)*(volatile char *)at(setup.stack); /* the stack grows once, not in every child */
     for (int i = 0; i < WARM_DEPTH; i++)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from elfolio.elf.dynamic import Dynamic, read_dynamic
 from elfolio.errors import ElfError
+from elfolio.spawn.machine import MACHINE
 from elfolio.spawn.tracee import Registers, Tracee, TraceeLost
 
 __all__ = ["Entry", "Mapping", "NotWarm", "Object", "reach_entry"]
@@ -83,6 +84,11 @@ class Entry:
     """Addresses of code that breakpoints stood in."""
 
     @property
+    def page(self) -> int:
+        """Bytes."""
+        return self.auxv[_AT_PAGESZ]
+
+    @property
     def program(self) -> Object:
         """The executable."""
         return self.objects[0]
@@ -144,7 +150,7 @@ def _objects(mappings: list[Mapping], program: str, page: int) -> list[Object]:
 def reach_entry(tracee: Tracee, program: Dynamic, program_path: str) -> Entry:
     """Runs the dynamic linker and the constructors, watching what they read. Raises NotWarm, TraceeLost."""
     registers = tracee.registers
-    auxv, auxv_at, auxv_bytes = _initial_stack(tracee, registers["rsp"])
+    auxv, auxv_at, auxv_bytes = _initial_stack(tracee, registers[MACHINE.sp])
     if auxv.get(_AT_SECURE):
         raise NotWarm("AT_SECURE")
     base = auxv.get(_AT_BASE)
@@ -159,7 +165,7 @@ def reach_entry(tracee: Tracee, program: Dynamic, program_path: str) -> Entry:
     tracee.plant(linked)
     for _ in range(2):
         registers = tracee.run()
-        if registers["rip"] != linked:
+        if registers[MACHINE.pc] != linked:
             raise TraceeLost("it did not come to the end of relocation")
         tracee.pass_by(registers)
     tracee.uproot(linked)
@@ -189,12 +195,12 @@ def _watch(tracee: Tracee, entry: Entry) -> None:
     entry.touched |= points
     while True:
         registers = tracee.run()
-        here = registers["rip"]
+        here = registers[MACHINE.pc]
         if here == start:
             break
         if here == atfork:
             raise NotWarm("an atfork handler")
-        entry.reads.add(tracee.string(registers["rdi"]))
+        entry.reads.add(tracee.string(registers[MACHINE.first_argument]))
         if len(entry.reads) > _READS_MOST:
             raise NotWarm("reads of the environment without end")
         tracee.pass_by(registers)

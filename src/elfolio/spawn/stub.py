@@ -4,6 +4,7 @@ The stub is a shared object without a relocation (native/warm/stub.c), built bes
 segments become one block of memory, with the struct setup of native/warm/protocol.h filled in.
 """
 
+import mmap
 import os
 import struct
 from dataclasses import astuple, dataclass
@@ -15,7 +16,7 @@ from elfolio.elf.dynamic import PT_LOAD, Dynamic, read_dynamic
 
 __all__ = ["MemoryMap", "Setup", "Stub", "stub"]
 
-_SETUP = struct.Struct("=20Q")
+_SETUP = struct.Struct("=23Q")
 _MAP = struct.Struct("=12Q2I")
 _NO_FD = 0xFFFFFFFF
 
@@ -58,6 +59,9 @@ class Setup:
     program_short_name: int
     libc_argc: int
     munmap: int
+    page: int
+    sigreturn: int
+    state: int
     ignored: int
 
 
@@ -85,10 +89,10 @@ def stub() -> Stub:
     folder = Path(_native.__file__).parent
     (path,) = folder.glob("_stub.*so")
     data = path.read_bytes()
-    return _loaded(data, read_dynamic(data, str(path)))
+    return _loaded(data, read_dynamic(data, str(path)), mmap.PAGESIZE)
 
 
-def _loaded(data: bytes, dynamic: Dynamic, page: int = 4096) -> Stub:
+def _loaded(data: bytes, dynamic: Dynamic, page: int) -> Stub:
     loads = [s for s in dynamic.segments if s.type == PT_LOAD]
     size = -(-max(s.vaddr + s.memsz for s in loads) // page) * page
     image = bytearray(size)
@@ -99,7 +103,7 @@ def _loaded(data: bytes, dynamic: Dynamic, page: int = 4096) -> Stub:
     return Stub(
         image=bytes(image),
         code_bytes=-(-(code.vaddr + code.memsz) // page) * page,
-        setup_at=symbols["setup"].value,
+        setup_at=symbols["stub_setup"].value,
         start_at=symbols["stub_start"].value,
         stack_end=symbols["stub_stack"].value + 16384,
     )

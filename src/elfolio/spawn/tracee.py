@@ -9,23 +9,17 @@ import signal
 import struct
 
 from elfolio import _native
+from elfolio.spawn.machine import MACHINE
 
 __all__ = ["Registers", "Tracee", "TraceeLost"]
 
-_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
+_CONT, _SINGLESTEP, _DETACH, _GETREGSET, _SETREGSET = 7, 9, 17, 0x4204, 0x4205
+_NT_PRSTATUS = 1
 _O_TRACEEXEC, _O_EXITKILL = 0x10, 0x100000
 _EVENT_EXEC = 4
 _WALL = 0x40000000
 
-# Linux x86-64's numbers, and struct user_regs_struct (arch/x86/include/asm/user_64.h).
-_SYS_PTRACE, _SYS_WAIT4, _SYS_OPENAT, _SYS_PWRITE, _SYS_GET_ROBUST_LIST = 101, 61, 257, 18, 274
-_REGISTERS = (
-    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
-    *("orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
-)
-_REGS = struct.Struct(f"{len(_REGISTERS)}Q")
-_TRAP = b"\xcc"  # int3
-_SYSCALL = b"\x0f\x05\xcc"
+_REGS = struct.Struct(f"{len(MACHINE.registers)}Q")
 
 Registers = dict[str, int]
 
@@ -55,7 +49,7 @@ class Tracee:
         self.pid = pid
         self._await_stop(signal.SIGTRAP | _EVENT_EXEC << 8)
         # An own descriptor of the proxy's opening: where Yama is on, only the tracer may write.
-        self.mem = self._call(_SYS_OPENAT, -100, f"/proc/{pid}/mem\0".encode(), os.O_RDWR | os.O_CLOEXEC)
+        self.mem = self._call(MACHINE.openat, -100, f"/proc/{pid}/mem\0".encode(), os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Lets go of its memory."""
@@ -70,13 +64,13 @@ class Tracee:
         return result
 
     def _ptrace(self, request: int, data: object = 0) -> None:
-        self._call(_SYS_PTRACE, request, self.pid, 0, data)
+        self._call(MACHINE.ptrace, request, self.pid, 0, data)
 
     def _await_stop(self, wanted: int = signal.SIGTRAP) -> None:
         """Signals meanwhile are its own business, and go through."""
         status = bytearray(4)
         while True:
-            self._call(_SYS_WAIT4, self.pid, status, _WALL, 0)
+            self._call(MACHINE.wait4, self.pid, status, _WALL, 0)
             (word,) = struct.unpack("i", status)
             if not os.WIFSTOPPED(word):
                 raise TraceeLost("it ended before its entry was reached")
@@ -103,7 +97,7 @@ class Tracee:
 
     def write(self, address: int, data: bytes) -> None:
         """Writes whatever the protection."""
-        written = self._call(_SYS_PWRITE, self.mem, data, len(data), address)
+        written = self._call(MACHINE.pwrite64, self.mem, data, len(data), address)
         if written != len(data):
             raise TraceeLost("its memory cannot be written")
 
@@ -111,20 +105,25 @@ class Tracee:
     def registers(self) -> Registers:
         """All general registers."""
         buffer = bytearray(_REGS.size)
-        self._ptrace(_GETREGS, buffer)
-        return dict(zip(_REGISTERS, _REGS.unpack(buffer), strict=True))
+        self._register_set(_GETREGSET, buffer)
+        return dict(zip(MACHINE.registers, _REGS.unpack(buffer), strict=True))
 
     @registers.setter
     def registers(self, values: Registers) -> None:
-        self._ptrace(_SETREGS, _REGS.pack(*(values[name] for name in _REGISTERS)))
+        self._register_set(_SETREGSET, bytearray(_REGS.pack(*(values[name] for name in MACHINE.registers))))
+
+    def _register_set(self, request: int, buffer: bytearray) -> None:
+        result = self._proxy.regset(request, self.pid, _NT_PRSTATUS, buffer)
+        if result < 0:
+            raise TraceeLost(f"ptrace: {os.strerror(-result)}")
 
     # --- running ----------------------------------------------------------------------------------
 
     def plant(self, address: int) -> None:
         """Sets a breakpoint."""
         if address not in self._planted:
-            self._planted[address] = self.read(address, 1)
-            self.write(address, _TRAP)
+            self._planted[address] = self.read(address, len(MACHINE.trap))
+            self.write(address, MACHINE.trap)
 
     def uproot(self, address: int) -> None:
         """Removes a breakpoint."""
@@ -135,41 +134,47 @@ class Tracee:
         self._ptrace(_CONT)
         self._await_stop()
         registers = self.registers
-        registers["rip"] -= 1
-        if registers["rip"] not in self._planted:
+        registers[MACHINE.pc] -= MACHINE.behind_trap
+        if registers[MACHINE.pc] not in self._planted:
             raise TraceeLost("it stopped where no breakpoint is")
         return registers
 
     def pass_by(self, registers: Registers) -> None:
         """One instruction, as if the breakpoint here were not there."""
-        here = registers["rip"]
+        here = registers[MACHINE.pc]
         self.registers = registers
         self.write(here, self._planted[here])
         self._ptrace(_SINGLESTEP)
         self._await_stop()
-        self.write(here, _TRAP)
+        self.write(here, MACHINE.trap)
 
     def system_call(self, registers: Registers, number: int, *arguments: int) -> int:
         """Has it make a system call, at the place where `registers` stand; what was there is put back."""
-        here = registers["rip"]
-        before = self.read(here, len(_SYSCALL))
-        self.write(here, _SYSCALL)
+        here = registers[MACHINE.pc]
+        instructions = MACHINE.call + MACHINE.trap
+        before = self.read(here, len(instructions))
+        self.write(here, instructions)
         words = (argument & ((1 << 64) - 1) for argument in arguments)
-        given = dict(zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), words, strict=False))
-        self.registers = {**registers, "rax": number, "orig_rax": (1 << 64) - 1, **given}
+        given = dict(zip(MACHINE.call_arguments, words, strict=False))
+        self.registers = _elsewhere({**registers, **given, MACHINE.call_number: number})
         self._ptrace(_CONT)
         self._await_stop()
-        result = self.registers["rax"]
+        result = self.registers[MACHINE.call_result]
         self.write(here, before)
         return result - (1 << 64) if result >> 63 else result
 
     def robust_list(self) -> tuple[int, int]:
         """Address and size of the robust futex list's head."""
         head, size = bytearray(8), bytearray(8)
-        self._call(_SYS_GET_ROBUST_LIST, self.pid, head, size)
+        self._call(MACHINE.get_robust_list, self.pid, head, size)
         return int.from_bytes(head, "little"), int.from_bytes(size, "little")
 
-    def detach(self, registers: Registers) -> None:
-        """Lets it run from `registers`, traced no more."""
-        self.registers = registers
+    def detach(self, registers: Registers, pc: int, sp: int) -> None:
+        """Lets it run from there with `registers`, traced no more."""
+        self.registers = _elsewhere({**registers, MACHINE.pc: pc, MACHINE.sp: sp})
         self._ptrace(_DETACH)
+
+
+def _elsewhere(registers: Registers) -> Registers:
+    name, kept, added = MACHINE.elsewhere
+    return {**registers, name: registers[name] & kept | added}

@@ -20,11 +20,12 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
 
 from elfolio import _native
-from elfolio.elf.dynamic import Dynamic, read_dynamic
+from elfolio.elf.dynamic import PT_LOAD, Dynamic, read_dynamic
 from elfolio.errors import ElfError
 from elfolio.spawn.actions import Dup2
 from elfolio.spawn.child import Child
 from elfolio.spawn.entry import Entry, Mapping, NotWarm, reach_entry
+from elfolio.spawn.machine import MACHINE
 from elfolio.spawn.options import Options
 from elfolio.spawn.stub import MemoryMap, Setup, stub
 from elfolio.spawn.tracee import Tracee, TraceeLost
@@ -46,13 +47,10 @@ _PR_GET_PDEATHSIG, _PR_GET_TID_ADDRESS = 2, 40
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE_ANONYMOUS, _MAP_SHARED_FIXED = 0x22, 0x11
 _MADV_DONTNEED = 4
-_AT_RANDOM = 25
-_SYS_PTRACE, _PTRACE_CONT = 101, 7
-_SYS_GETITIMER = 36
-_SYS_CLOSE, _SYS_MMAP, _SYS_MPROTECT, _SYS_BRK, _SYS_SIGPROCMASK, _SYS_MADVISE, _SYS_PRCTL = 3, 9, 10, 12, 14, 28, 157
+_AT_RANDOM, _AT_SYSINFO_EHDR = 25, 33
+_PTRACE_CONT = 7
 _SHADOW_KIB = 1 << 30
 """Address space that nothing but a sanitizer maps before `main`; one linked in statically shows by nothing else."""
-_SYS_CLOSE_RANGE = 436
 _LOADER_FILES = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
 _SEARCHED_BELOW = ("glibc-hwcaps", "tls", "haswell", "xeon_phi", "avx512_1", "x86_64", "aarch64", "atomics")
@@ -188,7 +186,7 @@ def _may_trace(proxy: _native.Proxy) -> None:
     """Asked for a process that cannot be: where a seccomp filter kills for ptrace, the child would wait for its tracer
     for ever."""
     try:
-        result = proxy.call(_SYS_PTRACE, _PTRACE_CONT, 0, 0, 0)
+        result = proxy.call(MACHINE.ptrace, _PTRACE_CONT, 0, 0, 0)
     except ProcessLookupError:
         result = -errno.EPERM
     if result != -errno.ESRCH:
@@ -302,6 +300,8 @@ def _inspect(pid: int, entry: Entry) -> None:
     if any(m.permissions.endswith("s") for m in entry.mappings):
         raise NotWarm("shared memory")
     flags = {flag for line in _smaps(pid) if line.startswith("VmFlags:") for flag in line.split()[1:]}
+    if "ss" in flags:
+        raise NotWarm("a shadow stack")  # aarch64's guarded control stack is told nowhere else
     if flags & {"dc", "wf"}:
         raise NotWarm("memory that a fork does not copy")
     host = _status(os.getpid())
@@ -378,19 +378,21 @@ def _wipe(tracee: Tracee, entry: Entry, environment: list[bytes]) -> None:
 
 def _install(tracee: Tracee, entry: Entry) -> None:
     at = entry.registers
-    sp = at["rsp"]
+    sp = at[MACHINE.sp]
     size = len(stub().image)
     both = _PROT_READ | _PROT_WRITE
     fd = _native.WARM_FD_SLOTS
-    region = tracee.system_call(at, _SYS_MMAP, 0, size + _native.WARM_SLOT_BYTES, both, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+    region = tracee.system_call(
+        at, MACHINE.mmap, 0, size + _native.WARM_SLOT_BYTES, both, _MAP_PRIVATE_ANONYMOUS, -1, 0
+    )
     if region < 0:
         raise NotWarm("memory", os.strerror(-region))
-    tracee.system_call(at, _SYS_MMAP, region + size, _native.WARM_SLOT_BYTES, both, _MAP_SHARED_FIXED, fd, 0)
-    tracee.system_call(at, _SYS_CLOSE, fd)
+    tracee.system_call(at, MACHINE.mmap, region + size, _native.WARM_SLOT_BYTES, both, _MAP_SHARED_FIXED, fd, 0)
+    tracee.system_call(at, MACHINE.close, fd)
     # What it closes must be closed: the last numbers there are, of which none is open.
-    if error := tracee.system_call(at, _SYS_CLOSE_RANGE, 0x7FFFFFFE, 0x7FFFFFFF, 0):
+    if error := tracee.system_call(at, MACHINE.close_range, 0x7FFFFFFE, 0x7FFFFFFF, 0):
         raise NotWarm("kernel", f"close_range: {os.strerror(-error)}")
-    brk = tracee.system_call(at, _SYS_BRK, 0)
+    brk = tracee.system_call(at, MACHINE.brk, 0)
     setup = _setup(tracee, entry, region)
     # Every child's initial stack begins at one place: what the C library keeps of it is told once.
     argv_at, argc_at = _libc_arguments(tracee, entry, sp + 8)
@@ -398,21 +400,22 @@ def _install(tracee: Tracee, entry: Entry) -> None:
     _lead(tracee, entry, "_dl_argv", sp + 8, setup.stack + 8)
     _lead(tracee, entry, "__libc_stack_end", sp, setup.stack)
     setup = replace(setup, libc_argc=argc_at)
-    for page in sorted({address // 4096 * 4096 for address in entry.touched} - {at["rip"] // 4096 * 4096}):
-        tracee.system_call(at, _SYS_MADVISE, page, 4096, _MADV_DONTNEED)
+    pages = {address // entry.page * entry.page for address in entry.touched}
+    for page in sorted(pages - {at[MACHINE.pc] // entry.page * entry.page}):
+        tracee.system_call(at, MACHINE.madvise, page, entry.page, _MADV_DONTNEED)
     tracee.write(region, struct.pack("Q", (1 << 64) - 1))
-    tracee.system_call(at, _SYS_SIGPROCMASK, signal.SIG_SETMASK, region, 0, 8)
+    tracee.system_call(at, MACHINE.rt_sigprocmask, signal.SIG_SETMASK, region, 0, 8)
     # The entry's page, where these calls are made, is put back by the stub.
     tracee.write(region, stub().filled(setup, _memory_map(tracee.pid, brk)))
-    tracee.system_call(at, _SYS_MPROTECT, region, stub().code_bytes, _PROT_READ | _PROT_EXEC)
-    start, stack = region + stub().start_at, region + stub().stack_end - 8  # as after a call
-    tracee.detach({**at, "rip": start, "rsp": stack, "orig_rax": (1 << 64) - 1})
+    tracee.system_call(at, MACHINE.mprotect, region, stub().code_bytes, _PROT_READ | _PROT_EXEC)
+    # As after a call.
+    tracee.detach(at, region + stub().start_at, region + stub().stack_end - MACHINE.pushed)
 
 
 def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
     at = entry.registers
-    sp = at["rsp"]
-    if tracee.system_call(at, _SYS_PRCTL, _PR_GET_TID_ADDRESS, region):
+    sp = at[MACHINE.sp]
+    if tracee.system_call(at, MACHINE.prctl, _PR_GET_TID_ADDRESS, region):
         raise NotWarm("kernel", "without PR_GET_TID_ADDRESS")
     tid = tracee.word(region)
     if not tid or int.from_bytes(tracee.read(tid, 4), "little") != tracee.pid:
@@ -424,18 +427,18 @@ def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
     if robust and tracee.word(robust) != robust:
         raise NotWarm("a lock", "a robust mutex")
     for which in range(3):  # ITIMER_REAL, alarm(2)'s too; ITIMER_VIRTUAL; ITIMER_PROF
-        if not tracee.system_call(at, _SYS_GETITIMER, which, region) and any(tracee.read(region + 16, 16)):
+        if not tracee.system_call(at, MACHINE.getitimer, which, region) and any(tracee.read(region + 16, 16)):
             raise NotWarm("a timer", "setitimer")
     tracee.write(region, bytes(4))
-    if not tracee.system_call(at, _SYS_PRCTL, _PR_GET_PDEATHSIG, region) and any(tracee.read(region, 4)):
+    if not tracee.system_call(at, MACHINE.prctl, _PR_GET_PDEATHSIG, region) and any(tracee.read(region, 4)):
         raise NotWarm("a constructor that changed the process", "PR_SET_PDEATHSIG")
     name = tracee.word(sp + 8)
     return Setup(
         stub=region,
         stub_bytes=len(stub().image) + _native.WARM_SLOT_BYTES,
         slots=region + len(stub().image),
-        entry=at["rip"],
-        entry_argument=at["rdx"],
+        entry=at[MACHINE.pc],
+        entry_argument=at[MACHINE.entry_argument],
         stack=(sp - _native.WARM_ROOM) // 16 * 16,
         auxv=entry.auxv_at,
         auxv_bytes=entry.auxv_bytes,
@@ -448,8 +451,28 @@ def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
         program_short_name=_variable(tracee, entry, ("program_invocation_short_name", "__progname"), None),
         libc_argc=0,
         munmap=munmap,
+        page=entry.page,
+        sigreturn=_sigreturn(tracee, entry),
+        state=at[MACHINE.state[0]] & MACHINE.state[1] if MACHINE.state is not None else 0,
         ignored=int(_status(tracee.pid)["SigIgn"], 16),
     )
+
+
+def _sigreturn(tracee: Tracee, entry: Entry) -> int:
+    """The kernel's own function for the end of a signal handler, where the stub needs it."""
+    if not MACHINE.sigreturn:
+        return 0
+    vdso = next((m for m in entry.mappings if m.start == entry.auxv.get(_AT_SYSINFO_EHDR)), None)
+    if vdso is None:
+        raise NotWarm("kernel", "without a vdso")
+    try:
+        dynamic = read_dynamic(tracee.read(vdso.start, vdso.end - vdso.start), vdso.path)
+    except ElfError as error:
+        raise NotWarm("kernel", str(error)) from error
+    symbol = dynamic.symbols.get(MACHINE.sigreturn)
+    if symbol is None or not symbol.defined:
+        raise NotWarm("kernel", f"without {MACHINE.sigreturn}")
+    return vdso.start + symbol.value - next(s.vaddr for s in dynamic.segments if s.type == PT_LOAD)
 
 
 def _writable(entry: Entry, path: str) -> Iterator[Mapping]:
