@@ -63,7 +63,7 @@ def held() -> Held:
 
 def children() -> frozenset[int]:
     """This process's children, zombies too, but for those that templates keep ready."""
-    return frozenset(_children()) - warm_processes().pids
+    return frozenset(every_child()) - warm_processes().pids
 
 
 def descriptors() -> dict[int, str]:
@@ -81,7 +81,7 @@ class Standing:
 
     def holds(self, fd: int) -> bool:
         """Whether it is one of theirs: what they stand on, or a pidfd of one of them."""
-        return fd in self.descriptors or bool(self.pids) and _pid_of(fd) in self.pids
+        return fd in self.descriptors or (bool(self.pids) and _pid_of(fd) in self.pids)
 
 
 def warm_processes() -> Standing:
@@ -92,7 +92,7 @@ def warm_processes() -> Standing:
     if not warmths:
         return Standing(frozenset(), frozenset())
     sockets = {_control(warmth.pid) for warmth in warmths} - {None}
-    pids = {pid for pid in _children() if _control(pid) in sockets}
+    pids = {pid for pid in every_child() if _control(pid) in sockets}
     return Standing(frozenset(pids), frozenset(fd for warmth in warmths for fd in warmth.descriptors))
 
 
@@ -129,7 +129,7 @@ def _is_orphan(path: Path) -> bool:
     return True
 
 
-def _children() -> list[int]:
+def every_child() -> list[int]:
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
     except ChildProcessError:

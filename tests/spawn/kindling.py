@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import elfolio
-from tests.spawn.probing import children
+from tests.conftest import every_child
 
 _CONTROL = 58  # enum warm_fd (native/warm/protocol.h)
 _SETTLED = 0.1
@@ -83,7 +83,7 @@ def standing(template: elfolio.SpawnTemplate) -> tuple[int, list[int]]:
     warm = template._heat.warm
     assert warm is not None
     pid = warm.facts()[0]
-    return pid, [child for child in children() if child != pid and _control(child) == _control(pid)]
+    return pid, [child for child in every_child() if child != pid and _control(child) == _control(pid)]
 
 
 def await_standing(template: elfolio.SpawnTemplate, count: int = 2) -> tuple[int, list[int]]:

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Literal
 
 from elfolio import _native
@@ -128,8 +129,7 @@ class Thermostat:
             if self.flags:
                 self.image = warmth.image
             self._adopt(warmth)
-            with _lock:
-                _tried.add(self)
+            _tried.add(self)
         except NotWarm as error:
             # Not the exception itself: its frames hold the files that the template lets go of.
             self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
@@ -210,29 +210,25 @@ class Thermostat:
 
 _tried: "weakref.WeakSet[Thermostat]" = weakref.WeakSet()
 """Those that have had a process."""
-_lock = threading.Lock()
+
+
+def _have_tried() -> list[Thermostat]:
+    # A set that another thread adds to meanwhile says so; it is small, and that is soon over.
+    while True:
+        with suppress(RuntimeError):
+            return list(_tried)
 
 
 def standing() -> Iterator[Warmth]:
     """What stands ready in this process, whoever's template it is of: its processes are children of the host."""
-    with _lock:
-        thermostats = list(_tried)
-    return (heat.warmth for heat in thermostats if heat.warmth is not None)
+    return (heat.warmth for heat in _have_tried() if heat.warmth is not None)
 
 
 def cool() -> None:
     """Ends all that stands ready. Children that were started live on, and templates may be made warm again."""
-    with _lock:
-        thermostats = list(_tried)
-    for heat in thermostats:
+    for heat in _have_tried():
         heat.cool()
 
 
-def _in_forked_child() -> None:
-    """They are the parent's, and the lock may be held by a thread that does not exist here."""
-    global _lock
-    _lock = threading.Lock()
-    _tried.clear()
-
-
-os.register_at_fork(after_in_child=_in_forked_child)
+os.register_at_fork(after_in_child=_tried.clear)
+"""They are the parent's."""
