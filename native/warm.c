@@ -111,18 +111,22 @@ static void reap(pid_t pid, int pidfd)
         close(pidfd);
 }
 
-static void kill_and_reap(pid_t pid, int pidfd)
-{
-    if (pidfd >= 0)
-        sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, 0, 0);
-    reap(pid, pidfd);
-}
-
 static int has_ended(int pidfd, int64_t wait_ns)
 {
     struct pollfd p = {pidfd, POLLIN, 0};
     struct timespec limit = {wait_ns / 1000000000, wait_ns % 1000000000};
     return pidfd < 0 || ppoll(&p, 1, &limit, NULL) > 0;
+}
+
+/* Our own child may not be ours to kill: we have changed our credentials since. It ends by itself, when the socket is
+ * closed; who does not is left behind rather than waited for. */
+static void kill_and_reap(pid_t pid, int pidfd)
+{
+    if (pidfd >= 0 && sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, 0, 0) < 0 && !has_ended(pidfd, LOOK_NS)) {
+        close(pidfd);
+        return;
+    }
+    reap(pid, pidfd);
 }
 
 /* A template that was killed may have borne a child and not come to say so. It stands by at our socket. */
@@ -167,11 +171,12 @@ void warm_close(struct warm *w)
     /* It ends between two births by itself; one that does not is frozen. */
     int killed = has_ended(w->pidfd, 0);
     shutdown(w->socket, SHUT_WR);
-    if (!has_ended(w->pidfd, LOOK_NS)) {
+    if (has_ended(w->pidfd, LOOK_NS)) {
+        reap(w->pid, w->pidfd);
+    } else {
         killed = 1;
-        sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, 0, 0);
+        kill_and_reap(w->pid, w->pidfd);
     }
-    reap(w->pid, w->pidfd);
     for (int i = 0; i <= WARM_DEPTH; i++) {
         if (w->standby[i].pid)
             kill_and_reap(w->standby[i].pid, w->standby[i].pidfd);

@@ -466,7 +466,7 @@ __attribute__((noreturn, visibility("default"))) void stub_start(void)
     for (int i = 0; i < WARM_DEPTH; i++)
         bear();
     for (;;) {
-        struct pollfd p[3] = {{WARM_FD_TAKEN, POLLIN, 0}, {WARM_FD_CONTROL, 0, 0}, {WARM_FD_OWNER, POLLIN, 0}};
+        struct pollfd p[3] = {{WARM_FD_TAKEN, POLLIN, 0}, {WARM_FD_CONTROL, POLLRDHUP, 0}, {WARM_FD_OWNER, POLLIN, 0}};
         uint64_t taken = 0;
         long ready = sys5(SYS_ppoll, p, 3, 0, 0, 8);
         if (ready < 0 || !(p[0].revents & POLLIN) || p[1].revents || p[2].revents)
