@@ -15,7 +15,7 @@
 
 typedef struct {
     PyObject ob_base;
-    unsigned long long started, warm, check_ns, launch_ns, life_ns;
+    unsigned long long started, warm, elsewhere, check_ns, launch_ns, life_ns;
 } CountsObject;
 
 static PyObject *counts_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -37,6 +37,8 @@ static PyMemberDef counts_members[] = {
     {"warm", T_ULONGLONG, offsetof(CountsObject, warm), READONLY, "of them from a warm template"},
     {"check_ns", T_ULONGLONG, offsetof(CountsObject, check_ns), READONLY, "nanoseconds in revalidation"},
     {"launch_ns", T_ULONGLONG, offsetof(CountsObject, launch_ns), READONLY, "nanoseconds from clone to exec"},
+    {"elsewhere", T_ULONGLONG, offsetof(CountsObject, elsewhere), READONLY,
+     "children that were waited for here, and whose status somebody else took"},
     {"life_ns", T_ULONGLONG, offsetof(CountsObject, life_ns), READONLY, "nanoseconds that reaped children lived"},
     {NULL, 0, 0, 0, NULL},
 };
@@ -137,6 +139,8 @@ static int process_take(ProcessObject *p)
     p->ended = (enum ended)ended;
     if (ended != ENDED_NOT)
         ((CountsObject *)p->counts)->life_ns += (unsigned long long)(clock_ns() - p->born_ns);
+    if (ended == ENDED_TAKEN || ended == ENDED_LOST)
+        ((CountsObject *)p->counts)->elsewhere++;
     if (ended == ENDED_LOST) {
         p->ending.code = LOST_CODE;
         PyObject *error = PyObject_CallFunction(

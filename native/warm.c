@@ -130,18 +130,22 @@ static void reap(pid_t pid, int pidfd)
         close(pidfd);
 }
 
-static void kill_and_reap(pid_t pid, int pidfd)
-{
-    if (pidfd >= 0)
-        sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, 0, 0);
-    reap(pid, pidfd);
-}
-
 static int has_ended(int pidfd, int64_t wait_ns)
 {
     struct pollfd p = {pidfd, POLLIN, 0};
     struct timespec limit = {wait_ns / 1000000000, wait_ns % 1000000000};
     return pidfd < 0 || ppoll(&p, 1, &limit, NULL) > 0;
+}
+
+/* Our own child may not be ours to kill: we have changed our credentials since. It ends by itself, when the socket is
+ * closed; who does not is left behind rather than waited for. */
+static void kill_and_reap(pid_t pid, int pidfd)
+{
+    if (pidfd >= 0 && sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, 0, 0) < 0 && !has_ended(pidfd, LOOK_NS)) {
+        close(pidfd);
+        return;
+    }
+    reap(pid, pidfd);
 }
 
 /* A child of ours that is known by its number alone; whoever else has that number by now is none. */

@@ -11,6 +11,7 @@ Refusal: TypeAlias = tuple[int, int, int, int, int]
 class Counts:
     started: int
     warm: int
+    elsewhere: int
     check_ns: int
     launch_ns: int
     life_ns: int

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import elfolio
-from elfolio import _native
 from elfolio.spawn import names, thermostat
 from elfolio.spawn.pool import default_pool
 from tests.spawn.comparing import Run, on_loop
@@ -29,12 +28,6 @@ def names_directory() -> None:
     names.link_for(fd, "null")
     names.unlink_for(fd)
     os.close(fd)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def surroundings() -> None:
-    """The files of /proc that the C core keeps open once it has read them are nobody's leak either."""
-    _native.Surroundings()
 
 
 @pytest.fixture(scope="session")

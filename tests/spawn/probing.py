@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import elfolio
+from elfolio import _native
 from elfolio.spawn.thermostat import policy
 from tests import conftest
 
@@ -24,6 +25,9 @@ NOBODY = 65534
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 """Whether this is `make test-sanitized`: AddressSanitizer keeps freed memory for a while, and cannot be without."""
 
+
+# The files of /proc that the C core keeps open once it has read them are nobody's leak.
+_native.Surroundings()
 
 _EAGER = (
     "from elfolio.spawn.thermostat import policy as _policy",

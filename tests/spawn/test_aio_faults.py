@@ -125,6 +125,7 @@ def test_hosts_that_take_the_status() -> None:
         import threading
 
         import elfolio
+        from elfolio.spawn import thermostat
 
         stop = threading.Event()
 
@@ -146,6 +147,7 @@ def test_hosts_that_take_the_status() -> None:
             thread.start()
         codes = asyncio.run(main())
         stop.set()
+        thermostat.cool()  # who waits until there are no children waits for what stands ready too
         return codes
 
     for ignore in (True, False):

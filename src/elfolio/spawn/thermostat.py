@@ -34,6 +34,9 @@ class Policy:
     some thirty starts save."""
     misses = 8
     """Starts in a row that a process could not serve, after which it is replaced by one that can."""
+    reaped = 4
+    """Children of a program that were waited for and whose status somebody else took, at which `auto` stays cold: a
+    host that waits for any child waits for what stands ready too, which may be for ever."""
     eager = False
     """Whether `auto` is warm from the first start."""
 
@@ -43,6 +46,8 @@ policy = Policy()
 _REPLACED = frozenset(
     (_native.WARM_GONE, _native.WARM_FROZEN, _native.WARM_BARREN, _native.WARM_STALE, _native.WARM_WORN)
 )
+_REAPED = "a host that waits for any child"
+# Busy: a child that is killed between the owner's word and its program keeps its slot.
 _MISSED = frozenset((_native.WARM_DRIFTED, _native.WARM_ENVIRONMENT, _native.WARM_BUSY))
 
 
@@ -118,6 +123,8 @@ class Thermostat:
         if not self._lock.acquire(blocking=False):
             return
         try:
+            if self.temperature == "auto" and self.counts.elsewhere >= policy.reaped:
+                raise NotWarm(_REAPED)
             self.started += 1
             warmth = warming.start(warming.examine(pinned), launch, name, *self.limits)
             if drift := warmth.warm.drift():  # at once: what cannot even be asked here, such as kcmp(2)
@@ -158,6 +165,9 @@ class Thermostat:
         """What the C core says of a start that it made cold."""
         if outcome == _native.WARM_STARTED:
             self._missed = 0
+            if self.counts.elsewhere >= policy.reaped and self.temperature == "auto":
+                self.forbid(_REAPED)
+                self.cool()
             return
         image = self.warmth.image if self.warmth is not None else []
         self.counts.fell_back((f"warm: {outcome_reason(outcome, detail, image)}",))
