@@ -88,6 +88,8 @@ class Thermostat:
         if not self._lock.acquire(blocking=False):
             return
         try:
+            if self.warm is not None:  # by another thread, since the caller looked
+                return
             self.started += 1
             self.warmth = warming.start(warming.examine(pinned), launch, name, *self.limits)
             self.warm, self.reason = self.warmth.warm, None
