@@ -130,6 +130,7 @@ static const struct constant constants[] = {
     {"WARM_TOO_LARGE", WARM_TOO_LARGE},
     {"WARM_DESCRIPTOR", WARM_DESCRIPTOR},
     {"WARM_WORN", WARM_WORN},
+    {"WARM_IDLE", WARM_IDLE},
     {"WARM_UNTRIED", WARM_OUTCOMES},
     {"WARM_FDS", WARM_FDS},
     {"WARM_FD_FIRST", WARM_FD_FIRST},

@@ -245,11 +245,11 @@ static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *surroundings, *objects, *environment, *variables;
     int socket, taken, slots, pid, pidfd, whole;
     unsigned long long peer, rotate_after;
-    long long max_age_ns;
+    long long max_age_ns, idle_ns;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "iiiKiiO!O!O!pO!KL", &socket, &taken, &slots, &peer, &pid, &pidfd, surroundings_type, &surroundings,
+    if (!PyArg_ParseTuple(args, "iiiKiiO!O!O!pO!KLL", &socket, &taken, &slots, &peer, &pid, &pidfd, surroundings_type, &surroundings,
                           &PyList_Type, &objects, &PyList_Type, &environment, &whole, &PyList_Type, &variables,
-                          &rotate_after, &max_age_ns))
+                          &rotate_after, &max_age_ns, &idle_ns))
         return NULL;
     WarmObject *self = (WarmObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (!self)
@@ -273,6 +273,7 @@ static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     int err = file_key_read(exe, -1, &w->program);
     w->peer_inode = peer;
     w->rotate_after = rotate_after;
+    w->idle_ns = idle_ns;
     w->max_age_ns = max_age_ns;
     w->pid = pid;
     w->pidfd = pidfd;
@@ -308,6 +309,12 @@ static PyObject *warm_py_close(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *warm_idle(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(warm_is_idle(&((WarmObject *)self)->warm));
+}
+
 static PyObject *warm_drift(PyObject *self, PyObject *unused)
 {
     struct warm *w = &((WarmObject *)self)->warm;
@@ -328,6 +335,7 @@ static PyObject *warm_facts(PyObject *self, PyObject *unused)
 
 static PyMethodDef warm_methods[] = {
     {"close", warm_py_close, METH_NOARGS, "close(): ends the process and its standby, and reaps them."},
+    {"idle", warm_idle, METH_NOARGS, "idle() -> whether it has not been asked for so long that it ends."},
     {"drift", warm_drift, METH_NOARGS, "drift() -> which part of the surroundings is another than at its birth; 0: none."},
     {"facts", warm_facts, METH_NOARGS, "facts() -> (pid, standby's pid or 0, children, born, dead)."},
     {NULL, NULL, 0, NULL},
@@ -337,7 +345,7 @@ static PyType_Slot warm_slots[] = {
     {Py_tp_new, (void *)warm_new},
     {Py_tp_dealloc, (void *)warm_dealloc},
     {Py_tp_methods, warm_methods},
-    {Py_tp_doc, "Warm(socket, taken, slots, peer_inode, pid, pidfd, surroundings, objects, environment, whole, variables, rotate_after, max_age_ns): owns the "
+    {Py_tp_doc, "Warm(socket, taken, slots, peer_inode, pid, pidfd, surroundings, objects, environment, whole, variables, rotate_after, max_age_ns, idle_ns): owns the "
                 "socket and the pidfd."},
     {0, NULL},
 };

@@ -79,7 +79,7 @@ int warm_adopt(struct warm *w)
         return ENOMEM;
     pthread_mutex_init(&w->lock, NULL);
     w->inode = socket_inode(w->socket);
-    w->born_ns = clock_ns();
+    w->born_ns = w->last_ns = clock_ns();
     pthread_mutex_lock(&all_lock);
     w->next = all;
     w->before = &all;
@@ -592,6 +592,7 @@ static void hand_over(struct warm *w, const struct slot *slot, struct launch *l)
     w->standby[which].pid = 0;
     known(w, l->pid);
     w->served++;
+    w->last_ns = clock_ns();
     if (send(w->taken, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         w->dead = 1;
 }
@@ -717,6 +718,8 @@ static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const s
     uint32_t index;
     if (w->dead || !is_ours(w))
         return WARM_GONE;
+    if (warm_is_idle(w))
+        return WARM_IDLE;
     if (w->served >= w->rotate_after || clock_ns() - w->born_ns > w->max_age_ns)
         return WARM_WORN;
     if (!environment_fits(w, l->envp))
@@ -756,6 +759,12 @@ static enum warm_outcome launch_locked(struct warm *w, struct launch *l, const s
     return go(w, l, plan, slot, &now, detail);
 }
 
+/* Told before it would be asked in vain. */
+int warm_is_idle(const struct warm *w)
+{
+    return w->idle_ns && clock_ns() - w->last_ns > w->idle_ns - w->idle_ns / 8;
+}
+
 enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct warm_plan *plan, struct warm_check check,
                               uint32_t *detail)
 {
@@ -767,7 +776,7 @@ enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct war
     /* Not where each start is to be told what has changed. */
     int stale = outcome == WARM_STALE && !(l->flags & LAUNCH_WHOLE);
     if (outcome == WARM_GONE || outcome == WARM_FROZEN || outcome == WARM_BARREN ||
-        outcome == WARM_WORN || stale)
+        outcome == WARM_WORN || outcome == WARM_IDLE || stale)
         w->dead = 1;
     pthread_mutex_unlock(&w->lock);
     return outcome;

@@ -49,6 +49,7 @@ enum warm_outcome {
     WARM_TOO_LARGE,    /* arguments and environment */
     WARM_DESCRIPTOR,   /* one that is to be passed is not open */
     WARM_WORN,         /* it has served often, or long, enough */
+    WARM_IDLE,         /* it has not been asked for a while, and ends, or has */
     WARM_OUTCOMES
 };
 
@@ -74,6 +75,7 @@ struct warm {
     struct outgoing *outgoing; /* where requests are put together; what they left of it stays */
     int dead;
     int64_t born_ns, max_age_ns;
+    int64_t last_ns, idle_ns; /* it ends by itself when it has not been asked for so long; 0: never */
     uint64_t served, rotate_after;
     struct surroundings surroundings;
     struct file_key program; /* what the process itself has executed */
@@ -103,6 +105,7 @@ enum warm_outcome warm_launch(struct warm *w, struct launch *l, const struct war
 int warm_objects_stand(const struct warm *w, uint32_t *which, uint32_t *differs, int *error);
 /* Whether the variable counts for programs that have run no constructor of their own: the loader's, the C library's. */
 int warm_variable_counts(const struct warm *w, const char *variable);
+int warm_is_idle(const struct warm *w);
 void warm_after_fork(void);
 
 #endif

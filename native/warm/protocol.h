@@ -124,6 +124,7 @@ struct setup {
     uint64_t page;             /* its bytes */
     uint64_t sigreturn;        /* aarch64: the vdso's __kernel_rt_sigreturn */
     uint64_t state;            /* aarch64: the program's pstate at its entry */
+    uint64_t idle_ns;          /* after so long without a request it ends; 0: never */
     uint64_t ignored;          /* signals that the template was born with ignored */
     uint64_t owner;            /* its pid */
     struct mm_map map;

@@ -581,8 +581,11 @@ __attribute__((noreturn, visibility("default"))) void stub_start(void)
     for (;;) {
         struct pollfd p[3] = {{WARM_FD_TAKEN, POLLIN, 0}, {WARM_FD_CONTROL, POLLRDHUP, 0}, {WARM_FD_OWNER, POLLIN, 0}};
         char taken[64];
-        long ready = sys5(SYS_ppoll, p, 3, 0, 0, 8);
-        if (ready < 0 || !(p[0].revents & POLLIN) || p[1].revents || p[2].revents)
+        struct timespec idle = {(time_t)(setup.idle_ns / 1000000000), (long)(setup.idle_ns % 1000000000)};
+        long ready = sys5(SYS_ppoll, p, 3, setup.idle_ns ? &idle : 0, 0, 8);
+        if (ready == 0)
+            sys2(SYS_shutdown, WARM_FD_CONTROL, SHUT_RDWR); /* those that stand by find it shut, and end too */
+        if (ready <= 0 || !(p[0].revents & POLLIN) || p[1].revents || p[2].revents)
             leave(0);
         for (long count = sys3(SYS_read, WARM_FD_TAKEN, taken, sizeof taken); count > 0; count--)
             bear();

@@ -87,10 +87,12 @@ class Warm:
         variables: list[bytes],
         rotate_after: int,
         max_age_ns: int,
+        idle_ns: int,
         /,
     ) -> Warm: ...
     def close(self) -> None: ...
     def drift(self) -> int: ...
+    def idle(self) -> bool: ...
     def facts(self) -> tuple[int, int, int, int, int]: ...
 
 @final
@@ -196,6 +198,7 @@ WARM_ENVIRONMENT: int
 WARM_TOO_LARGE: int
 WARM_DESCRIPTOR: int
 WARM_WORN: int
+WARM_IDLE: int
 WARM_UNTRIED: int
 WARM_FDS: int
 WARM_FD_FIRST: int

@@ -36,6 +36,7 @@ _OUTCOMES = {
     _native.WARM_TOO_LARGE: "arguments and environment too large",
     _native.WARM_DESCRIPTOR: "a descriptor to be passed is not open",
     _native.WARM_WORN: "rotated",
+    _native.WARM_IDLE: "idle",
 }
 
 
@@ -192,6 +193,10 @@ REASONS = {
     "rotated": Reason(
         "The warm process has served its number of children, or its time; a new one has a new address-space layout.",
         "Raise rotate_after or max_age, if a shared layout does not matter.",
+    ),
+    "idle": Reason(
+        "The warm process was not asked for two seconds and has ended: one that nobody uses is nobody's child for long.",
+        "Nothing: some dozens of starts bring it back. temperature='warm' keeps it.",
     ),
     "changed": Reason("A library, the linker's cache or a search directory has changed.", "Nothing: it is replaced."),
     "its child could not prepare itself": Reason("A system call of the prepared child failed."),

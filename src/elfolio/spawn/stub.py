@@ -16,7 +16,7 @@ from elfolio.elf.dynamic import PT_LOAD, Dynamic, read_dynamic
 
 __all__ = ["MemoryMap", "Setup", "Stub", "stub"]
 
-_SETUP = struct.Struct("=23Q")
+_SETUP = struct.Struct("=24Q")
 _MAP = struct.Struct("=12Q2I")
 _NO_FD = 0xFFFFFFFF
 
@@ -62,6 +62,7 @@ class Setup:
     page: int
     sigreturn: int
     state: int
+    idle_ns: int
     ignored: int
 
 

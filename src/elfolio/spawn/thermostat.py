@@ -37,6 +37,9 @@ class Policy:
     reaped = 4
     """Children of a program that were waited for and whose status somebody else took, at which `auto` stays cold: a
     host that waits for any child waits for what stands ready too, which may be for ever."""
+    idle = 2.0
+    """Seconds without a start after which the process of an `auto` template ends by itself: so long, and no longer,
+    a host waits that waits for all its children."""
     eager = False
     """Whether `auto` is warm from the first start."""
 
@@ -79,6 +82,7 @@ class Thermostat:
         self._until = 0 if temperature == "warm" else policy.starts
         """Cold starts until one is tried for."""
         self._pause = policy.starts
+        self._idle = policy.idle if temperature == "auto" else 0.0
         self._missed = 0
         self._never = temperature == "cold"
         self._lock = threading.Lock()
@@ -123,10 +127,13 @@ class Thermostat:
         if not self._lock.acquire(blocking=False):
             return
         try:
+            if self.warm is not None:  # by another thread, since the caller looked
+                return
             if self.temperature == "auto" and self.counts.elsewhere >= policy.reaped:
                 raise NotWarm(_REAPED)
+            _cool_idle()
             self.started += 1
-            warmth = warming.start(warming.examine(pinned), launch, name, *self.limits)
+            warmth = warming.start(warming.examine(pinned), launch, name, *self.limits, self._idle)
             if drift := warmth.warm.drift():  # at once: what cannot even be asked here, such as kcmp(2)
                 warmth.warm.close()
                 raise NotWarm("surroundings", DRIFTS[drift], lasts=False)
@@ -174,6 +181,8 @@ class Thermostat:
         warmth = self.warmth
         if warmth is None:
             return
+        if outcome == _native.WARM_IDLE:
+            self._replace(warmth, policy.starts, worn=True)
         # What is said of a process that another thread has replaced meanwhile is not about its successor.
         if outcome in _REPLACED and warmth.dead:
             self._replace(warmth, 0, outcome == _native.WARM_WORN)
@@ -208,6 +217,11 @@ class Thermostat:
         warmth.warm.close()
         return True
 
+    def rest(self) -> None:
+        """It has not been asked for a while: it is to be earned again."""
+        if self.warmth is not None:
+            self._replace(self.warmth, policy.starts, worn=True)
+
     def cool(self) -> None:
         """Ends the process, if there is one; children live on."""
         self._let_go(self.warmth)
@@ -227,6 +241,14 @@ def _have_tried() -> list[Thermostat]:
     while True:
         with suppress(RuntimeError):
             return list(_tried)
+
+
+def _cool_idle() -> None:
+    """Those that have ended by themselves are to be reaped. Done when another is started, which takes longer."""
+    for heat in _have_tried():
+        warm = heat.warm
+        if warm is not None and warm.idle():
+            heat.rest()
 
 
 def standing() -> Iterator[Warmth]:

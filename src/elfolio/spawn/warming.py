@@ -118,7 +118,9 @@ def loader_variable(environment: Iterable[bytes]) -> str:
     return os.fsdecode(found.partition(b"=")[0])
 
 
-def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int, max_age: float) -> Warmth:
+def start(
+    program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int, max_age: float, idle: float
+) -> Warmth:
     """Starts it; `name` is its argv[0]. Raises NotWarm with the reason, and leaves nothing behind then."""
     began = time.monotonic()
     with ExitStack() as stack:
@@ -146,14 +148,14 @@ def start(program: Dynamic, launch: Launch, name: str | bytes, rotate_after: int
                 _inspect(child.pid, entry)
                 objects = _objects(entry, began)
                 _wipe(tracee, entry, environment)
-                _install(tracee, entry)
+                _install(tracee, entry, int(idle * 1e9))
             pidfd = _Descriptor(fcntl(child.pidfd, F_DUPFD_CLOEXEC, 3))
             stack.callback(pidfd.close)
             warm = _native.Warm(
                 ours.fileno(),
                 taken.fd,
                 slots, theirs, child.pid, pidfd.fd, born_into, objects, environment,
-                entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9),
+                entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9), int(idle * 1e9),
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, NotWarm) and error.reason == "a child process at main":
@@ -376,7 +378,7 @@ def _wipe(tracee: Tracee, entry: Entry, environment: list[bytes]) -> None:
 # --- the stub ------------------------------------------------------------------------------------------
 
 
-def _install(tracee: Tracee, entry: Entry) -> None:
+def _install(tracee: Tracee, entry: Entry, idle_ns: int) -> None:
     at = entry.registers
     sp = at[MACHINE.sp]
     size = len(stub().image)
@@ -399,7 +401,7 @@ def _install(tracee: Tracee, entry: Entry) -> None:
     tracee.write(argv_at, struct.pack("Q", setup.stack + 8))
     _lead(tracee, entry, "_dl_argv", sp + 8, setup.stack + 8)
     _lead(tracee, entry, "__libc_stack_end", sp, setup.stack)
-    setup = replace(setup, libc_argc=argc_at)
+    setup = replace(setup, libc_argc=argc_at, idle_ns=idle_ns)
     pages = {address // entry.page * entry.page for address in entry.touched}
     for page in sorted(pages - {at[MACHINE.pc] // entry.page * entry.page}):
         tracee.system_call(at, MACHINE.madvise, page, entry.page, _MADV_DONTNEED)
@@ -454,6 +456,7 @@ def _setup(tracee: Tracee, entry: Entry, region: int) -> Setup:
         page=entry.page,
         sigreturn=_sigreturn(tracee, entry),
         state=at[MACHINE.state[0]] & MACHINE.state[1] if MACHINE.state is not None else 0,
+        idle_ns=0,
         ignored=int(_status(tracee.pid)["SigIgn"], 16),
     )
 
