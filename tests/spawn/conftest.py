@@ -105,6 +105,14 @@ def empty_pool() -> Iterator[None]:
     default_pool().close()
 
 
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` stays cold, for what is about cold starts: default templates are among it."""
+    default_pool().close()
+    monkeypatch.setattr(thermostat.policy, "eager", False)
+    monkeypatch.setattr(thermostat.policy, "starts", 1 << 30)
+
+
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run[Any]:
     """Runs a coroutine on asyncio's loop, and on uvloop's."""

@@ -34,7 +34,8 @@ def test_emfile() -> None:
             except OSError as error:
                 return [error.errno, children()]
 
-        sh, out = elfolio.SpawnTemplate("/bin/sh"), []
+        # A warm template starts cold then: tests/spawn/test_warm_host.py.
+        sh, out = elfolio.SpawnTemplate("/bin/sh", temperature="cold"), []
         sh.run(["sh", "-c", ":"])
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
         taken = fill()

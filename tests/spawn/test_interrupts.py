@@ -15,6 +15,9 @@ import pytest
 import elfolio
 from tests.spawn.probing import alive, children, open_fds
 
+# Exact to the instruction, and so are the exceptions: of a cold start.
+pytestmark = pytest.mark.usefixtures("cold")
+
 CHECKED = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"}
 """After these CPython looks for signals (Python/ceval.c, CHECK_EVAL_BREAKER), and nowhere else."""
 

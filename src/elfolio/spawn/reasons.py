@@ -195,7 +195,7 @@ REASONS = {
         "Raise rotate_after or max_age, if a shared layout does not matter.",
     ),
     "idle": Reason(
-        "The warm process was not asked for two seconds and has ended: one that nobody uses is nobody's child for long.",
+        "The warm process was not asked for two seconds and has ended: it is nobody's child for long.",
         "Nothing: some dozens of starts bring it back. temperature='warm' keeps it.",
     ),
     "changed": Reason("A library, the linker's cache or a search directory has changed.", "Nothing: it is replaced."),

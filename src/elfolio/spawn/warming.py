@@ -94,8 +94,9 @@ def examine(pinned: int) -> Dynamic:
         raise NotWarm("a small stack limit", lasts=False)
     try:
         facts = os.fstat(pinned)
-        with mmap.mmap(pinned, facts.st_size, prot=mmap.PROT_READ) as data:
-            program = read_dynamic(memoryview(data), "program")
+        # Not closed here: an exception has it still, in its frames, and closing would raise another.
+        data = memoryview(mmap.mmap(pinned, facts.st_size, prot=mmap.PROT_READ))
+        program = read_dynamic(data, "program")
         attributes = set(os.listxattr(pinned))
     except (PermissionError, BlockingIOError) as error:
         raise NotWarm("unreadable program", str(error)) from error
@@ -149,14 +150,14 @@ def start(
                 objects = _objects(entry, began)
                 _wipe(tracee, entry, environment)
                 _install(tracee, entry, int(idle * 1e9))
-            pidfd = _Descriptor(fcntl(child.pidfd, F_DUPFD_CLOEXEC, 3))
-            stack.callback(pidfd.close)
+            pidfd = _above_streams(child.pidfd, stack)
             warm = _native.Warm(
-                ours.fileno(),
+                ours.fd,
                 taken.fd,
                 slots, theirs, child.pid, pidfd.fd, born_into, objects, environment,
                 entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9), int(idle * 1e9),
             )  # fmt: skip
+            descriptors = ours.detach(), taken.detach(), pidfd.detach()
         except BaseException as error:
             if isinstance(error, NotWarm) and error.reason == "a child process at main":
                 child.kill_tree()  # before the proxy, with which its tracee ends: its children are found by it
@@ -166,11 +167,8 @@ def start(
             if isinstance(error, TraceeLost):
                 raise NotWarm("ptrace", str(error), lasts=False) from error
             raise
-        pid, descriptors = child.pid, (ours.fileno(), taken.fd, pidfd.fd)
+        pid = child.pid
         os.close(child.detach())
-        pidfd.detach()
-        ours.detach()
-        taken.detach()
     return Warmth(
         warm,
         pid,
@@ -202,33 +200,34 @@ class _Descriptor:
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
-    def detach(self) -> None:
-        self.fd = -1
+    def detach(self) -> int:
+        fd, self.fd = self.fd, -1
+        return fd
 
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
 
 
-def _above_streams(end: socket.socket) -> socket.socket:
-    """A standard stream that the host has closed stays closed: it may open it again."""
-    if end.fileno() > 2:
-        return end
-    with end:
-        return socket.socket(fileno=fcntl(end.fileno(), F_DUPFD_CLOEXEC, 3))
+def _above_streams(fd: int, stack: ExitStack) -> _Descriptor:
+    """A copy that `stack` closes. A standard stream that the host has closed stays closed: it may open it again."""
+    copy = _Descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 3))
+    stack.callback(copy.close)
+    return copy
 
 
-def _channel(stack: ExitStack) -> tuple[socket.socket, _Descriptor, int, int, Options]:
+def _channel(stack: ExitStack) -> tuple[_Descriptor, _Descriptor, int, int, Options]:
     """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
-    ours, theirs = map(_above_streams, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-    stack.enter_context(ours)
+    end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with end:
+        ours = _above_streams(end.fileno(), stack)
     stack.enter_context(theirs)
     # A socket's wake-up says that the waker is about to sleep: the template is put onto its processor, and not behind
     # the child on the other. An eventfd's does not.
-    telling, told = map(_above_streams, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+    telling, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     stack.enter_context(told)
-    taken = _Descriptor(telling.detach())
-    stack.callback(taken.close)
+    with telling:
+        taken = _above_streams(telling.fileno(), stack)
     slots = os.memfd_create("elfolio", os.MFD_CLOEXEC)
     stack.callback(os.close, slots)
     os.ftruncate(slots, _native.WARM_SLOT_BYTES)
