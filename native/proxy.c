@@ -27,6 +27,7 @@
 
 enum turn { TURN_IDLE, TURN_COMMAND, TURN_DONE, TURN_QUIT };
 
+#define MEET_SECONDS 5
 #define STACK_BYTES (32 * 1024)
 
 /* Private futexes are keyed by the address space, which all of us share. */
@@ -49,7 +50,9 @@ long meet_tracer(struct rendezvous *r)
     uint32_t answer;
     sys2(SYS_prctl, PR_SET_PTRACER, r->tracer); /* Yama: the tracer is no ancestor of ours */
     set_and_wake(&r->child, (uint32_t)sys0(SYS_getpid));
-    while (!(answer = __atomic_load_n(&r->answer, __ATOMIC_ACQUIRE))) {
+    for (int waits = 0; !(answer = __atomic_load_n(&r->answer, __ATOMIC_ACQUIRE)); waits++) {
+        if (waits == MEET_SECONDS)
+            return -ETIMEDOUT; /* a filter has killed the tracer, or it is stopped */
         wait_while(&r->answer, 0, 1);
         if (sys0(SYS_getppid) != r->owner)
             return -ESRCH; /* killed, and the tracer with it */

@@ -458,9 +458,9 @@ def test_no_word_is_missing() -> None:
     assert len(seen) == 4
     drifts = {f"drifted: {what}" for what in DRIFTS[1:]}
     outcomes = set()
-    for code in range(_native.WARM_REFUSED, _native.WARM_WORN + 1):
+    for code in range(_native.WARM_REFUSED, _native.WARM_UNTRIED):
         if code != _native.WARM_DRIFTED:
-            text = outcome_reason(code, 1, ("a", "b"))
+            text = outcome_reason(code, 1, [(b"a", None), (b"b", None)])
             assert not text.isdigit(), code
             outcomes.add(take_apart(text)[0])
     assert (raised | cold | seen | drifts | outcomes) - {"nothing"} == REASONS.keys()
