@@ -269,7 +269,7 @@ def test_no_descriptor_is_left(echo: Path) -> None:
             except OSError:
                 return taken
 
-        out = []
+        out: list[Any] = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
         for spare in range(14):
             with elfolio.SpawnTemplate(program, temperature="warm") as template:

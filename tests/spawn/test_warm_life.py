@@ -240,16 +240,17 @@ def test_nothing_of_it_is_visible(dynamic_probe: Path, tmp_path: Path) -> None:
     seen: dict[str, list[Snapshot]] = {}
     maps: dict[str, list[str]] = {}
     for temperature in ("cold", "warm"):
-        with elfolio.SpawnTemplate(dynamic_probe, temperature=temperature) as template:  # type: ignore[arg-type]
+        with elfolio.SpawnTemplate(dynamic_probe, temperature=temperature) as template:
             seen[temperature] = [look(template)]
-        with elfolio.SpawnTemplate("/bin/sh", temperature=temperature) as template:  # type: ignore[arg-type]
+        with elfolio.SpawnTemplate("/bin/sh", temperature=temperature) as template:
             answer = tmp_path / f"grandchild-{temperature}"
             child = template.spawn(["sh", "-c", f'"{dynamic_probe}" "{answer}"; exit 0'])
             assert (child.wait(), child.temperature) == (0, temperature)
             seen[temperature].append(snapshot(answer.read_text()))
-        with elfolio.SpawnTemplate("/bin/cat", temperature=temperature) as template:  # type: ignore[arg-type]
+        with elfolio.SpawnTemplate("/bin/cat", temperature=temperature) as template:
             done = template.run(["cat", "/proc/self/maps"], text=True)
-            maps[temperature] = [" ".join(line.split()[1:2] + line.split()[5:]) for line in done.stdout.splitlines()]
+            lines = [line.split() for line in str(done.stdout).splitlines()]
+            maps[temperature] = [" ".join(line[1:2] + line[5:]) for line in lines]
     for cold, warm in zip(seen["cold"], seen["warm"], strict=True):
         assert warm.env == cold.env
         assert warm.fds.keys() == cold.fds.keys()
