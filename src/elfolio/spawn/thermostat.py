@@ -118,8 +118,9 @@ class Thermostat:
                 self.image = warmth.image
             self._adopt(warmth)
         except NotWarm as error:
-            self.reason = error
-            self._never = error.lasts
+            # A copy: the traceback of this one would keep the held file open.
+            self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
+            self._never = self._never or error.lasts
             self._wait_longer()
         except OSError as error:
             self.reason = NotWarm("resources", str(error), lasts=False)
