@@ -65,14 +65,27 @@ static int open_source(enum source which, const char *of)
     return higher;
 }
 
+static int is_same_file(int a, int b)
+{
+    struct stat x, y;
+    return b >= 0 && !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 /* A host may close what it does not know, and reuse the number: what is read is then another file, or nothing. The
  * caller finds a difference, and asks again with `fresh`. */
 static int kept_source(enum source which, int fresh)
 {
     pthread_mutex_lock(&kept_lock);
-    if (fresh || kept[which] < 0)
-        kept[which] = open_source(which, "self");
     int fd = kept[which];
+    if (fresh || fd < 0) {
+        fd = open_source(which, "self");
+        if (fd >= 0 && is_same_file(fd, kept[which])) {
+            close(fd); /* it was something else that could not be read */
+            fd = kept[which];
+        }
+        if (fd >= 0)
+            kept[which] = fd;
+    }
     pthread_mutex_unlock(&kept_lock);
     return fd;
 }

@@ -170,11 +170,13 @@ def killed_at_random(program: str, spawns: int, threads: int) -> dict[str, Any]:
                 pidfd = os.pidfd_open(pid)
                 with lock:
                     killed.add(pid)
-                if rng.random() < 0.1:
-                    signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
-                    done.wait(0.1)
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
+                try:
+                    if rng.random() < 0.1:
+                        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+                        done.wait(0.1)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                finally:
+                    os.close(pidfd)
 
     with elfolio.SpawnTemplate(program, temperature="warm") as template:
         template.spawn(["echo", "0"]).wait()

@@ -147,7 +147,7 @@ class Thermostat:
         except NotWarm as error:
             # Not the exception itself: its frames hold the files that the template lets go of.
             self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
-            self._never = error.lasts
+            self._never = self._never or error.lasts
             self.counts.fell_back((f"warm: {error.reason}",))
             self._wait_longer()
         except OSError as error:
