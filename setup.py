@@ -1,4 +1,4 @@
-"""The C extension elfolio._native and the stub of warm templates; everything else about the package stands in pyproject.toml.
+"""The C extension elfolio._native and the stub of warm templates; all else about the package is in pyproject.toml.
 
 ELFOLIO_WERROR=1 turns the compiler's warnings into errors.
 ELFOLIO_SANITIZE=1 builds for AddressSanitizer and UBSan.

@@ -81,7 +81,7 @@ class Standing:
 
     def holds(self, fd: int) -> bool:
         """Whether it is one of theirs: what they stand on, or a pidfd of one of them."""
-        return fd in self.descriptors or bool(self.pids) and _pid_of(fd) in self.pids
+        return fd in self.descriptors or (bool(self.pids) and _pid_of(fd) in self.pids)
 
 
 def warm_processes() -> Standing:

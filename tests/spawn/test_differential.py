@@ -42,7 +42,7 @@ def seen(mirror: Path) -> Seen:
 def warm() -> str:
     """Skips as long as there are no warm templates."""
     try:
-        elfolio.SpawnTemplate("/bin/true", temperature="warm").close()  # type: ignore[arg-type]
+        elfolio.SpawnTemplate("/bin/true", temperature="warm").close()
     except elfolio.InvalidArgument:
         pytest.skip("needs temperature='warm'; to force: build an elfolio that has it")
     return "warm"

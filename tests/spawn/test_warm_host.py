@@ -127,7 +127,7 @@ def test_without_descriptors_it_starts_cold_or_not_at_all() -> None:
 
 
 def test_a_host_that_waits_for_any_child_stays_cold() -> None:
-    """Such a host would wait for a template's process too: `auto` sees that its children are reaped by somebody else."""
+    """Such a host would wait for a template's process too: `auto` sees that somebody else reaps its children."""
 
     def host() -> list[Any]:
         import os
@@ -186,10 +186,12 @@ def test_warm_ends_are_seen_by_the_loop(run: Run[Any], warm_sh: elfolio.SpawnTem
 
     async def main() -> None:
         async with asyncio.timeout(60):
-            mixed = await asyncio.gather(*(job for code in range(100) for job in (ours(code), theirs(code))))
-        assert mixed[1::2] == list(range(100))
-        assert [code for code, _ in mixed[::2]] == list(range(100))
-        assert sum(temperature == "warm" for _, temperature in mixed[::2]) > 50
+            mine, others = await asyncio.gather(
+                asyncio.gather(*map(ours, range(100))), asyncio.gather(*map(theirs, range(100)))
+            )
+        assert others == list(range(100))
+        assert [code for code, _ in mine] == list(range(100))
+        assert sum(temperature == "warm" for _, temperature in mine) > 50
 
     run(main())
     assert children() == []

@@ -29,8 +29,16 @@ from elfolio.spawn.actions import (
 from elfolio.spawn.options import Options
 
 __all__ = [
-    *("INHERITED", "NULL_DEVICE", "Builder", "Plan", "WarmSide", "compile_plan", "overwritten", "plain_plans"),
-    *("surviving", "unsent_steps"),
+    "INHERITED",
+    "NULL_DEVICE",
+    "Builder",
+    "Plan",
+    "WarmSide",
+    "compile_plan",
+    "overwritten",
+    "plain_plans",
+    "surviving",
+    "unsent_steps",
 ]
 
 INHERITED = -1

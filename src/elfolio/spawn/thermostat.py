@@ -1,4 +1,4 @@
-"""spawn.thermostat: when a template is warm. In: its starts, and what came of them. Out: a process to ask, or the reason.
+"""spawn.thermostat: when a template is warm. In: its starts, what came of them. Out: a process to ask, or a reason.
 
 A process is started when enough starts have been seen to pay for it (auto), or at the first one (warm). It ends
 when what it stands for is no more: an upgraded library, other surroundings for good, its age. It never decides about
@@ -95,8 +95,7 @@ class Thermostat:
             self.started += 1
             self.warmth = warming.start(warming.examine(pinned), launch, name, *self._limits)
             self.warm, self.reason = self.warmth.warm, None
-            with _lock:
-                _tried.add(self)
+            _tried.add(self)
         except NotWarm as error:
             # Not the exception itself: its frames hold the files that the template lets go of.
             self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
@@ -153,31 +152,36 @@ class Thermostat:
             warm.close()
 
 
-_tried: "weakref.WeakSet[Thermostat]" = weakref.WeakSet()
-"""Those that have had a process."""
-_lock = threading.Lock()
+class _Tried:
+    """Those that have had a process."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._lock = threading.Lock()
+        self._thermostats: weakref.WeakSet[Thermostat] = weakref.WeakSet()
+
+    def add(self, thermostat: Thermostat) -> None:
+        with self._lock:
+            self._thermostats.add(thermostat)
+
+    def __iter__(self) -> Iterator[Thermostat]:
+        with self._lock:
+            return iter(list(self._thermostats))
+
+
+_tried = _Tried()
+# They are the parent's, and the lock may be held by a thread that does not exist in the child.
+os.register_at_fork(after_in_child=_tried.clear)
 
 
 def standing() -> Iterator[Warmth]:
     """What stands ready in this process, whoever's template it is of: its processes are children of the host."""
-    with _lock:
-        thermostats = list(_tried)
-    return (heat.warmth for heat in thermostats if heat.warmth is not None)
+    return (warmth for heat in _tried if (warmth := heat.warmth) is not None)
 
 
 def cool() -> None:
     """Ends all that stands ready. Children that were started live on, and templates may be made warm again."""
-    with _lock:
-        thermostats = list(_tried)
-    for heat in thermostats:
+    for heat in _tried:
         heat.cool()
-
-
-def _in_forked_child() -> None:
-    """They are the parent's, and the lock may be held by a thread that does not exist here."""
-    global _lock
-    _lock = threading.Lock()
-    _tried.clear()
-
-
-os.register_at_fork(after_in_child=_in_forked_child)

@@ -275,8 +275,8 @@ def _objects(entry: Entry, began: float) -> list[tuple[bytes, tuple[int, ...] | 
 
 def _searched(path: str, dynamic: Dynamic) -> Iterator[str]:
     origin = os.path.dirname(path)
-    for folder in dynamic.search_path:
-        folder = folder.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
+    for given in dynamic.search_path:
+        folder = given.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
         if "$" in folder or not folder.startswith("/"):
             raise NotWarm("search path", folder)
         yield os.path.normpath(folder)

@@ -1,7 +1,7 @@
 """spawn.warmplan: a plan for a child of a warm template. In: Options, three descriptors. Out: WarmSide.
 
-The same steps as a cold child's (`spawn.plan`), but for what an exec does by itself: the descriptors that steps refer to
-are sent along and put at their numbers first, and what is to be closed is closed. Never starts anything.
+The same steps as a cold child's (`spawn.plan`), but for what an exec does by itself: the descriptors that steps refer
+to are sent along and put at their numbers first, and what is to be closed is closed. Never starts anything.
 """
 
 import os
