@@ -160,9 +160,9 @@ def _above_streams(fd: int, stack: ExitStack) -> _Descriptor:
 def _channel(stack: ExitStack) -> tuple[_Descriptor, _Descriptor, int, int, Options]:
     """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
     end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stack.enter_context(theirs)
     with end:
         ours = _above_streams(end.fileno(), stack)
-    stack.enter_context(theirs)
     eventfd = os.eventfd(0, os.EFD_CLOEXEC)
     try:
         taken = _above_streams(eventfd, stack)
