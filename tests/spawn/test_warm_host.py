@@ -169,6 +169,15 @@ def test_cooling_ends_what_stands_ready(warm_sh: elfolio.SpawnTemplate) -> None:
     assert (child.wait(), child.temperature) == (3, "warm")
 
 
+def test_its_process_is_not_counted() -> None:
+    """stats() counts the children that were asked for."""
+    with elfolio.SpawnTemplate("/bin/cat", temperature="warm") as template:
+        before = elfolio.stats().programs["/bin/cat"].spawns
+        for _ in range(3):
+            template.spawn(["cat"]).wait()
+    assert elfolio.stats().programs["/bin/cat"].spawns == before + 3
+
+
 # --- event loops -----------------------------------------------------------------------------------------
 
 

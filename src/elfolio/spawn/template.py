@@ -297,7 +297,7 @@ class SpawnTemplate:
             warm, warm_plan = (None, None) if proxy is not None else self._warmed(argv, options, streams, plan)
             child = held.image.launch(
                 Child,
-                self._counts,
+                self._counts if proxy is None else ProgramCounts(),  # a template's process is no spawn of anybody's
                 _script_arguments(held, argv, script) if held.prefix and fd >= 0 else argv,
                 options.environment,
                 plan.steps,
