@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-sanitized bench check docs clean
+.PHONY: help demo test test-warm test-all test-sanitized bench check docs clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -32,8 +32,12 @@ demo: .venv/.elfolio ## real tools through templates and through subprocess: equ
 test: .venv/.elfolio .venv/.dev ## the everyday tests, a few minutes
 	$(PY) -m pytest -m "$(EVERYDAY)" -o faulthandler_exit_on_timeout=true $(ARGS)
 
-test-all: .venv/.elfolio .venv/.dev ## every test, CPython's own suites too, then the C core under sanitizers
+test-warm: .venv/.elfolio .venv/.dev ## tests/spawn again, where every template is warm from its first spawn
+	ELFOLIO_TEST_EAGER=1 $(PY) -m pytest tests/spawn -m "$(EVERYDAY)" -o faulthandler_timeout=600 $(ARGS)
+
+test-all: .venv/.elfolio .venv/.dev ## every test, CPython's own suites too, again warm, then the C core under sanitizers
 	$(PY) -m pytest -o faulthandler_timeout=1800 $(ARGS)
+	$(MAKE) test-warm
 	$(MAKE) test-sanitized
 
 # libasan must come first in the process, and Python is not linked with it. Python leaks at exit by

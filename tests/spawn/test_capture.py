@@ -182,6 +182,7 @@ def test_check(sh: elfolio.SpawnTemplate) -> None:
     assert sh.run(["sh", "-c", ":"], check=True).returncode == 0
 
 
+@pytest.mark.usefixtures("cold")
 def test_a_result_tells_what_it_cost(sh: elfolio.SpawnTemplate) -> None:
     """Completed has pid, rusage, temperature and the seconds from start to end."""
     done = sh.run(["sh", "-c", ":"])

@@ -169,6 +169,15 @@ def test_cooling_ends_what_stands_ready(warm_sh: elfolio.SpawnTemplate) -> None:
     assert (child.wait(), child.temperature) == (3, "warm")
 
 
+def test_its_process_is_not_counted() -> None:
+    """stats() counts the children that were asked for."""
+    with elfolio.SpawnTemplate("/bin/cat", temperature="warm") as template:
+        before = elfolio.stats().programs["/bin/cat"].spawns
+        for _ in range(3):
+            template.spawn(["cat"]).wait()
+    assert elfolio.stats().programs["/bin/cat"].spawns == before + 3
+
+
 # --- event loops -----------------------------------------------------------------------------------------
 
 
@@ -186,10 +195,12 @@ def test_warm_ends_are_seen_by_the_loop(run: Run[Any], warm_sh: elfolio.SpawnTem
 
     async def main() -> None:
         async with asyncio.timeout(60):
-            mixed: list[Any] = await asyncio.gather(*(f(code) for code in range(100) for f in (ours, theirs)))
-        assert mixed[1::2] == list(range(100))
-        assert [code for code, _ in mixed[::2]] == list(range(100))
-        assert sum(temperature == "warm" for _, temperature in mixed[::2]) > 50
+            mine, others = await asyncio.gather(
+                asyncio.gather(*map(ours, range(100))), asyncio.gather(*map(theirs, range(100)))
+            )
+        assert others == list(range(100))
+        assert [code for code, _ in mine] == list(range(100))
+        assert sum(temperature == "warm" for _, temperature in mine) > 50
 
     run(main())
     assert children() == []

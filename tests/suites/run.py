@@ -55,9 +55,9 @@ class Counts:
         self.transports = 0
 
     def report(self) -> dict[str, object]:
-        """`spawned` is counted in the C core, by launches; `temperatures` says how they were done; `refused` raised
-        their error without the standard library; `started_elsewhere` is what it started, though there was no
-        preexec_fn; `transports` are the starts by elfolio's own asyncio functions."""
+        """`spawned` is counted in the C core, by launches, `temperatures` says how they were done, `fallbacks` why
+        not in the best way; `refused` raised their error without the standard library; `started_elsewhere` is what
+        it started, though there was no preexec_fn; `transports` are the starts by elfolio's own asyncio functions."""
         stats = self.elfolio.stats()
         spawned = sum(program.spawns for program in stats.programs.values())
         return {

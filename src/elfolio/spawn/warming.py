@@ -219,9 +219,9 @@ def _above_streams(fd: int, stack: ExitStack) -> _Descriptor:
 def _channel(stack: ExitStack) -> tuple[_Descriptor, _Descriptor, int, int, Options]:
     """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
     end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stack.enter_context(theirs)
     with end:
         ours = _above_streams(end.fileno(), stack)
-    stack.enter_context(theirs)
     # A socket's wake-up says that the waker is about to sleep: the template is put onto its processor, and not behind
     # the child on the other. An eventfd's does not.
     telling, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
