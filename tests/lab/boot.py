@@ -1,8 +1,9 @@
 """tests.lab.boot: a command under another kernel. In: a Kernel, a command. Out: its output and its exit status.
 
 The machine is qemu's; its root is this machine's, read-only over 9p, so that what runs here runs there, with the
-same paths. Its /tmp, /run and /dev/shm are empty and its own. Without KVM everything takes some twenty times as
-long, and a boot about twenty seconds. By hand:
+same paths; or, for a kernel of another architecture, a directory of that one's programs. Its /tmp, /run and /dev/shm
+are empty and its own. Without KVM everything takes some twenty times as long, and a boot about twenty seconds.
+By hand:
 
     python -m tests.lab.boot 6.1 uname -a
 """
@@ -17,12 +18,30 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from tests.lab.kernels import Kernel, Unavailable, busybox, kernel
+from tests.lab.kernels import OWN, Kernel, Unavailable, busybox, kernel
 
-__all__ = ["Ended", "boot"]
+__all__ = ["CARRIED", "Ended", "boot"]
 
-_QEMU = "qemu-system-x86_64"
+CARRIED = Path("/run/lab")
+"""Where in a machine that is found which it was given to carry."""
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """An emulator, its Debian package, and what it emulates."""
+
+    qemu: str
+    package: str
+    options: tuple[str, ...]
+    console: str
+
+
+_MACHINES = {
+    "amd64": _Machine("qemu-system-x86_64", "qemu-system-x86", ("-cpu", "max,arch-capabilities=off,la57=off"), "ttyS0"),
+    "arm64": _Machine("qemu-system-aarch64", "qemu-system-arm", ("-machine", "virt", "-cpu", "max"), "ttyAMA0"),
+}
 _NEEDED = ("virtio_pci", "9pnet_virtio", "9p")
 _FOLDERS = ("bin", "modules", "proc", "host", "root")
 _GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -62,58 +81,57 @@ def boot(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path = Path("/"),
+    root: Path = Path("/"),
     show: Iterable[Path] = (),
+    carry: Mapping[str, Path] = MappingProxyType({}),
     modules: Iterable[str] = (),
     timeout: float = 240,
     memory_mib: int = 1024,
 ) -> Ended:
     """Boots `kernel`, runs `command` as root with the environment `env` and PATH, and waits `timeout` seconds.
 
-    `show`: directories that it must find although they are below /tmp, /run or /dev/shm here. `modules`: to be
-    loaded as well. Raises Unavailable without qemu.
+    `root`: what its root directory is. `show`: directories of it that it must find although they are below /tmp, /run
+    or /dev/shm. `carry`: directories that are copied to CARRIED, by these names. `modules`: to be loaded as well.
+    Raises Unavailable without qemu.
     """
-    if shutil.which(_QEMU) is None:
-        raise Unavailable(f"needs {_QEMU}; to force: apt-get install qemu-system-x86")
+    machine = _MACHINES[kernel.architecture]
+    if shutil.which(machine.qemu) is None:
+        raise Unavailable(f"needs {machine.qemu}; to force: apt-get install {machine.package}")
     with tempfile.TemporaryDirectory(prefix="lab-") as name:
         folder = Path(name)
-        (folder / "initramfs").write_bytes(_initramfs(kernel.modules([*_NEEDED, *modules]), [cwd, *show]))
+        (folder / "initramfs").write_bytes(_initramfs(kernel, modules, [cwd, *show]))
         shared = folder / "shared"
         shared.mkdir()
+        for name_there, path in carry.items():
+            shutil.copytree(path, shared / name_there)
         variables = [f"{key}={value}" for key, value in {"PATH": _GUEST_PATH, **(env or {})}.items()]
         words = shlex.join([*variables, *map(str, command)])
         (shared / "start").write_text(_START.format(cwd=shlex.quote(str(cwd)), command=words))
         started = time.time()
-        _run(_machine(kernel, folder, memory_mib), folder / "qemu", timeout)
+        _run(_command(kernel, root, folder, memory_mib), folder / "qemu", timeout)
         return _ended(folder, started)
 
 
-def _machine(kernel: Kernel, folder: Path, memory_mib: int) -> list[str]:
+def _command(kernel: Kernel, root: Path, folder: Path, memory_mib: int) -> list[str]:
+    machine = _MACHINES[kernel.architecture]
     # setpriv: should the tests be killed, the machine goes too.
-    command = ["setpriv", "--pdeathsig", "KILL", _QEMU, "-nodefaults", "-no-user-config", "-no-reboot"]
-    command += [
-        "-accel",
-        _accelerator(),
-        "-cpu",
-        "max,arch-capabilities=off,la57=off",
-        "-smp",
-        "2",
-        "-m",
-        str(memory_mib),
-    ]
+    command = ["setpriv", "--pdeathsig", "KILL", machine.qemu, "-nodefaults", "-no-user-config", "-no-reboot"]
+    command += ["-accel", _accelerator(kernel.architecture), *machine.options, "-smp", "2", "-m", str(memory_mib)]
     command += ["-display", "none", "-serial", f"file:{folder}/console"]
     command += ["-kernel", str(kernel.image), "-initrd", f"{folder}/initramfs"]
-    command += ["-append", "console=ttyS0 panic=-1 mitigations=off nokaslr"]
-    for tag, path, access in (("host", "/", ",readonly=on,multidevs=remap"), ("lab", f"{folder}/shared", "")):
+    command += ["-append", f"console={machine.console} panic=-1 mitigations=off nokaslr"]
+    for tag, path, access in (("host", root, ",readonly=on,multidevs=remap"), ("lab", f"{folder}/shared", "")):
         command += ["-fsdev", f"local,id={tag},path={path},security_model=none{access}"]
         command += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     return command
 
 
-def _accelerator() -> str:
-    """KVM only where it is the processor's: some hosts without it have a /dev/kvm that runs kernels of their own
+def _accelerator(architecture: str) -> str:
+    """KVM only where it is this processor's: some hosts without it have a /dev/kvm that runs kernels of their own
     (pagetable virtual machines), under which Debian's hang."""
     flags = Path("/proc/cpuinfo").read_text().split()
-    usable = not {"vmx", "svm"}.isdisjoint(flags) and os.access("/dev/kvm", os.R_OK | os.W_OK)
+    virtual = architecture == OWN and (OWN != "amd64" or not {"vmx", "svm"}.isdisjoint(flags))
+    usable = virtual and os.access("/dev/kvm", os.R_OK | os.W_OK)
     return "kvm" if usable else "tcg,thread=multi"
 
 
@@ -148,10 +166,11 @@ def _ended(folder: Path, started: float) -> Ended:
     )
 
 
-def _initramfs(modules: Mapping[str, bytes], show: Iterable[Path]) -> bytes:
+def _initramfs(kernel: Kernel, wanted: Iterable[str], show: Iterable[Path]) -> bytes:
     """Busybox, init.sh and what it reads, as a cpio archive (Documentation/driver-api/early-userspace)."""
+    modules = kernel.modules([*_NEEDED, *wanted])
     entries = [_entry(name, 0o040755) for name in _FOLDERS]
-    entries += [_entry("bin/busybox", 0o100755, busybox().read_bytes())]
+    entries += [_entry("bin/busybox", 0o100755, busybox(kernel.architecture).read_bytes())]
     entries += [_entry("init", 0o100755, Path(__file__).with_name("init.sh").read_bytes())]
     entries += [_entry(f"modules/{name}", 0o100644, contents) for name, contents in modules.items()]
     entries += [_entry("modules/order", 0o100644, "".join(f"{name}\n" for name in modules).encode())]

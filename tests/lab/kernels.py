@@ -1,7 +1,9 @@
-"""tests.lab.kernels: Debian's kernels, unpacked and never installed. In: a version such as "6.1". Out: a Kernel.
+"""tests.lab.kernels: Debian's kernels and programs, unpacked and never installed. In: a version such as "6.1", or
+names of packages. Out: a Kernel, or a directory.
 
 Packages are fetched once, by apt-get, and kept below ${XDG_CACHE_HOME:-~/.cache}/elfolio-lab. To get a newer one
-of the same version, remove its directory there.
+of the same version, remove its directory there. Those of another architecture come from the same sources; this
+machine's dpkg hears nothing of it.
 """
 
 import lzma
@@ -10,15 +12,19 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
-__all__ = ["Kernel", "Unavailable", "busybox", "kernel"]
+__all__ = ["OWN", "Kernel", "Unavailable", "busybox", "kernel", "userland"]
 
-# The plain flavour of a version: neither cloud (no 9p) nor rt, neither unsigned nor debug symbols.
-_IMAGE = r"linux-image-{version}\.[0-9][0-9.]*(?:-[0-9]+|\+deb[0-9]+)-amd64"
+OWN = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
+"""This machine's architecture, as Debian calls it."""
+
+# One flavour of a version: neither cloud (no 9p) nor rt, neither unsigned nor debug symbols.
+_IMAGE = r"linux-image-{version}\.[0-9][0-9.]*(?:-[0-9]+|\+deb[0-9]+)-{flavour}"
 
 
 class Unavailable(Exception):
@@ -30,6 +36,7 @@ class Kernel:
     """An unpacked kernel package."""
 
     root: Path
+    architecture: str
 
     @property
     def image(self) -> Path:
@@ -66,19 +73,33 @@ class Kernel:
         found[name] = contents
 
 
-def kernel(version: str) -> Kernel:
-    """Debian's newest kernel of that version, or the one in the cache. Raises Unavailable."""
-    pattern = re.compile(_IMAGE.format(version=re.escape(version)))
+def kernel(version: str, flavour: str = "amd64") -> Kernel:
+    """Debian's newest kernel of that version, or the one in the cache. Raises Unavailable. A flavour is an
+    architecture, with pages of another size if one follows: "arm64-16k"."""
+    architecture = flavour.partition("-")[0]
+    pattern = re.compile(_IMAGE.format(version=re.escape(version), flavour=flavour))
     cached = sorted(path for path in _kept() if pattern.fullmatch(path.name))
-    return Kernel(cached[-1] if cached else _fetch(_newest(pattern, version)))
+    if cached:
+        return Kernel(cached[-1], architecture)
+    package = _newest(pattern, version, architecture)
+    return Kernel(_keep(package, lambda folder: _download(package, folder, architecture)), architecture)
 
 
-def busybox() -> Path:
+def busybox(architecture: str) -> Path:
     """A static busybox: all of the machine's software until it has a root."""
-    name = "busybox-static"
-    kept = {path.name: path for path in _kept()}
-    root = kept[name] if name in kept else _fetch(name)
+    package = "busybox-static"
+    name = package if architecture == OWN else f"{package}-{architecture}"
+    root = _keep(name, lambda folder: _download(package, folder, architecture))
     return next(path for path in (root / "bin/busybox", root / "usr/bin/busybox") if path.exists())
+
+
+def userland(architecture: str, packages: Iterable[str]) -> Path:
+    """A root directory with these packages and all that they depend on, none of them configured."""
+    names = sorted(packages)
+    version = zlib.crc32(" ".join(names).encode())
+    return _keep(
+        f"userland-{architecture}-{version:08x}", lambda folder: _download_with_all(names, folder, architecture)
+    )
 
 
 def _cache() -> Path:
@@ -90,27 +111,67 @@ def _kept() -> Iterator[Path]:
     return _cache().glob("*[!~]")
 
 
-def _newest(pattern: re.Pattern[str], version: str) -> str:
-    names = _output("apt-cache", "pkgnames", f"linux-image-{version}.").split()
+def _newest(pattern: re.Pattern[str], version: str, architecture: str) -> str:
+    names = _output("apt-cache", *_apt(architecture), "pkgnames", f"linux-image-{version}.").split()
     fitting = [name for name in names if pattern.fullmatch(name)]
     if not fitting:
-        raise Unavailable(f"apt knows no kernel {version}; to force: apt-get update, on Debian for amd64")
+        raise Unavailable(f"apt knows no kernel {version} for {architecture}; to force: apt-get update, on Debian")
     return max(fitting, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
-def _fetch(package: str) -> Path:
-    """Downloads and unpacks; the directory gets its name when it is complete."""
+def _keep(name: str, unpack_into: Callable[[Path], None]) -> Path:
+    """The directory of that name, unpacked before or now; it gets its name when it is complete."""
+    final = _cache() / name
+    if final.exists():
+        return final
     _cache().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{package}.", suffix="~", dir=_cache()) as name:
-        folder = Path(name)
-        _output("apt-get", "download", "-qq", package, cwd=folder)
-        (archive,) = folder.glob("*.deb")
-        root = folder / "root"
-        _output("dpkg-deb", "-x", archive, root)
-        final = _cache() / package
+    with tempfile.TemporaryDirectory(prefix=f"{name}.", suffix="~", dir=_cache()) as temporary:
+        folder = Path(temporary)
+        unpack_into(folder)
         if not final.exists():  # else somebody was faster
-            root.rename(final)
+            (folder / "root").rename(final)
     return final
+
+
+def _download(package: str, folder: Path, architecture: str) -> None:
+    _output("apt-get", *_apt(architecture), "download", "-qq", package, cwd=folder)
+    _unpack(folder)
+
+
+def _download_with_all(packages: Iterable[str], folder: Path, architecture: str) -> None:
+    (folder / "partial").mkdir()
+    place = ["-o", f"Dir::Cache::archives={folder}", "-o", "Debug::NoLocking=1"]
+    _output(
+        *("apt-get", *_apt(architecture), *place),
+        *("install", "--download-only", "--no-install-recommends", "-qq", "-y", *packages),
+    )
+    _unpack(folder)
+
+
+def _unpack(folder: Path) -> None:
+    for archive in sorted(folder.glob("*.deb")):
+        _output("dpkg-deb", "-x", archive, folder / "root")
+
+
+@cache
+def _apt(architecture: str) -> tuple[str, ...]:
+    """Options for apt's programs: for another architecture, lists of its own, just updated, and nothing installed."""
+    if architecture == OWN:
+        return ()
+    folder = _cache() / f"apt-{architecture}~"
+    for name in ("state/lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "status").touch()
+    settings = {
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "Dir::State": folder / "state",
+        "Dir::State::status": folder / "status",
+        "Dir::Cache": folder / "cache",
+    }
+    options = tuple(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))
+    _output("apt-get", *options, "update", "-qq")
+    return options
 
 
 def _output(*command: str | Path, cwd: Path | None = None) -> str:

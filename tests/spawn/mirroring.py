@@ -79,10 +79,10 @@ GROWING = {"": "merged with its neighbour or not", "[heap]": "grows by use", "[s
 MOMENTARY_AREA_FLAGS = {"sd": "soft-dirty: written to since the last look"}
 
 
-def compile_mirror(folder: Path) -> Path:
+def compile_mirror(folder: Path, gcc: str = "gcc") -> Path:
     """Compiles the mirror and its libraries into `folder`, where any user may run it and it may write its answer."""
     source = HERE / "mirror"
-    compiler = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror"]
+    compiler = [gcc, "-O1", "-Wall", "-Wextra", "-Werror"]
     apart = {"library.c": "libmirror.so", "late.c": "libmirror_late.so"}
     for name, library in apart.items():
         subprocess.run([*compiler, "-shared", "-fPIC", "-o", folder / library, source / name], check=True)

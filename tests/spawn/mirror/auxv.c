@@ -69,6 +69,11 @@ static void view_random(void)
     memcpy(&expected, random, sizeof expected);
     number("canary_is_of_random", canary == (expected & ~0xffUL));
     number("canary_low_byte", (long)(canary & 0xff));
+#elif defined(__aarch64__)
+    extern unsigned long __stack_chk_guard; /* the dynamic linker's */
+    unsigned long expected;
+    memcpy(&expected, random, sizeof expected);
+    number("canary_is_of_random", __stack_chk_guard == (expected & ~0xffUL));
 #endif
 }
 

@@ -50,6 +50,16 @@ static void view_architecture(void)
     unsigned long rflags;
     __asm__("pushfq; pop %0" : "=r"(rflags));
     number("direction_and_alignment_flags", (long)(rflags & 0x40400));
+#elif defined(__aarch64__)
+    unsigned long control, status;
+    __asm__("mrs %0, fpcr" : "=r"(control));
+    __asm__("mrs %0, fpsr" : "=r"(status));
+    number("floating_point_control", (long)control);
+    number("floating_point_status", (long)status);
+    answer("vector_length", prctl(51 /* PR_SVE_GET_VL */, 0, 0, 0, 0));
+    answer("matrix_vector_length", prctl(64 /* PR_SME_GET_VL */, 0, 0, 0, 0));
+    answer("tagged_addresses", prctl(56 /* PR_GET_TAGGED_ADDR_CTRL */, 0, 0, 0, 0));
+    answer("pointer_keys", prctl(61 /* PR_PAC_GET_ENABLED_KEYS */, 0, 0, 0, 0));
 #endif
 }
 
