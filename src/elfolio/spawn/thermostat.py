@@ -49,6 +49,8 @@ policy = Policy()
 _REPLACED = frozenset(
     (_native.WARM_GONE, _native.WARM_FROZEN, _native.WARM_BARREN, _native.WARM_STALE, _native.WARM_WORN)
 )
+_PAUSE_MOST = 4096
+"""Cold starts between two tries at most, where processes die young."""
 _REAPED = "a host that waits for any child"
 # Busy: a child that is killed between the owner's word and its program keeps its slot.
 _MISSED = frozenset((_native.WARM_DRIFTED, _native.WARM_ENVIRONMENT, _native.WARM_BUSY))
@@ -166,7 +168,7 @@ class Thermostat:
 
     def _wait_longer(self) -> None:
         self._until = self._pause
-        self._pause = min(self._pause * 2, 1 << 20)
+        self._pause = min(self._pause * 2, _PAUSE_MOST)
 
     def learn(self, outcome: int, detail: int) -> None:
         """What the C core says of a start that it made cold."""
