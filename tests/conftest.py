@@ -91,9 +91,25 @@ def warm_processes() -> Standing:
     warmths = [] if thermostat is None else list(thermostat.standing())
     if not warmths:
         return Standing(frozenset(), frozenset())
-    sockets = {_control(warmth.pid) for warmth in warmths} - {None}
-    pids = {pid for pid in every_child() if _control(pid) in sockets}
+    sockets = {_control(warmth.pid): warmth.pid for warmth in warmths}
+    sockets.pop(None, None)
+    pids = {pid for pid in every_child() if (own := _control(pid)) in sockets and _stands_by(pid, sockets[own])}
     return Standing(frozenset(pids), frozenset(fd for warmth in warmths for fd in warmth.descriptors))
+
+
+def _stands_by(pid: int, template: int) -> bool:
+    """Whether it is the template's process, or waits at its socket: one just taken has that for a moment."""
+    from elfolio import _native
+
+    while pid != template and _control(pid) is not None:
+        try:
+            call = Path(f"/proc/{pid}/syscall").read_text().split()
+        except OSError:
+            return True  # not for us to see
+        if len(call) > 1 and call[1] == hex(_native.WARM_FD_CONTROL):
+            return True
+        os.sched_yield()
+    return pid == template
 
 
 def _control(pid: int) -> str | None:

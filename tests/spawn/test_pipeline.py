@@ -398,6 +398,7 @@ async def settled(pid: int) -> dict[str, str]:
     raise AssertionError(held)
 
 
+@pytest.mark.usefixtures("cold")  # the numbers of warm children do not rise with their starts
 def test_nobody_holds_an_end_that_is_not_its_own(run: Run[Any]) -> None:
     """While it runs each stage has its three streams, and this process none of the pipes between."""
 

@@ -288,11 +288,11 @@ class SpawnTemplate:
                 self._heat.learn_failure(outcome[4])
             self._counts.failed(type(error).__name__)
             raise error
+        outcome.args = list(argv)
         if outcome.warm != _native.WARM_UNTRIED:
             self._heat.learn(outcome.warm, outcome.warm_detail)
         if outcome.how:
             self._counts.fell_back(reason for bit, reason in _DOINGS if outcome.how & bit)
-        outcome.args = list(argv)
         return outcome
 
     def _refusal(self, outcome: "_native.Refusal", held: Held, plan: Plan, options: Options) -> OSError:
