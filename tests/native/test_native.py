@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent.parent / "native"
-SOURCES = ("capture.c", "launch.c", "sink.c", "status.c", "steps.c")
+SOURCES = ("capture.c", "launch.c", "proxy.c", "sink.c", "status.c", "steps.c")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined")
 TESTS = (
     *("sink", "spill-error", "sink-is-bounded", "capture", "capture-without-reader", "capture-deadline"),

@@ -177,7 +177,9 @@ def await_gone(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        assert select.select([pidfd], [], [], 60)[0], f"{pid} lives on"
+        end = select.poll()
+        end.register(pidfd, select.POLLIN)
+        assert end.poll(60_000), f"{pid} lives on"
     finally:
         os.close(pidfd)
 
