@@ -80,6 +80,7 @@ int warm_adopt(struct warm *w)
     pthread_mutex_init(&w->lock, NULL);
     w->inode = socket_inode(w->socket);
     w->born_ns = w->last_ns = clock_ns();
+    w->spins = WARM_SPINS;
     pthread_mutex_lock(&all_lock);
     w->next = all;
     w->before = &all;
@@ -507,12 +508,16 @@ static int has_died(const struct warm *w, const struct slot *slot)
 }
 
 /* Until the slot's state is no more `from`: the new one; `from` where the child has ended, or does not come. */
-static uint32_t await_change(const struct warm *w, struct slot *slot, uint32_t from, const struct warm_plan *plan)
+static uint32_t await_change(struct warm *w, struct slot *slot, uint32_t from, const struct warm_plan *plan)
 {
     int64_t until = clock_ns() + PATIENCE_NS;
     struct timespec look = {0, LOOK_NS};
-    for (int i = 0; i < WARM_SPINS && state_of(slot) == from; i++)
+    for (int i = 0; i < w->spins && state_of(slot) == from; i++)
         relax();
+    if (state_of(slot) != from)
+        w->spins = w->spins * 2 < WARM_SPINS ? w->spins * 2 : WARM_SPINS;
+    else
+        w->spins = w->spins / 2 > WARM_SPINS_LEAST ? w->spins / 2 : WARM_SPINS_LEAST;
     for (;;) {
         uint32_t state = state_of(slot);
         if (state != from)

@@ -77,6 +77,7 @@ struct warm {
     int64_t born_ns, max_age_ns;
     int64_t last_ns, idle_ns; /* it ends by itself when it has not been asked for so long; 0: never */
     uint64_t served, rotate_after;
+    int spins; /* how long to look for the child, by how it went the last times */
     struct surroundings surroundings;
     struct file_key program; /* what the process itself has executed */
     struct warm_object *objects;
