@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
-from elfolio.spawn import warming
 from elfolio.spawn.entry import NotWarm
+from elfolio.spawn.inspection import examine, loader_variable
+from elfolio.spawn.linked import key_now
 from elfolio.spawn.options import Options, SpawnKeywords
 from elfolio.spawn.plan import NULL_DEVICE, compile_plan
 from elfolio.spawn.reasons import DRIFTS, REASONS, take_apart
@@ -191,10 +192,10 @@ def _by_state(heat: "Thermostat", options: Options, pinned: int) -> Why | None:
     if heat.reason is not None:
         return _why(heat.reason.reason, heat.reason.detail, lasts=heat.reason.lasts)
     try:
-        warming.examine(pinned)
+        examine(pinned)
     except NotWarm as error:
         return _why(error.reason, error.detail, lasts=error.lasts)
-    if loader := warming.loader_variable(_environment(options)):
+    if loader := loader_variable(_environment(options)):
         return _why("a loader variable", loader)
     return _why("not yet", f"{heat.wait} more") if heat.wait else _why("not tried")
 
@@ -210,7 +211,7 @@ def _misfit(heat: "Thermostat", warmth: "Warmth", options: Options) -> str | Non
     if served >= heat.limits[0] or time.monotonic() - warmth.born > heat.limits[1]:
         return "rotated"
     for path, key in warmth.image:
-        if warming.key_now(path) != key:
+        if key_now(path) != key:
             return f"changed: {os.fsdecode(path)}"
     try:
         drift = 0 if warmth.surroundings is None else _native.Surroundings().differ(warmth.surroundings)

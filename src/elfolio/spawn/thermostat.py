@@ -17,9 +17,11 @@ from elfolio import _native
 from elfolio.spawn import warming
 from elfolio.spawn.counts import ProgramCounts
 from elfolio.spawn.entry import NotWarm
+from elfolio.spawn.inspection import examine
+from elfolio.spawn.linked import Image, key_now
 from elfolio.spawn.reasons import DRIFTS, outcome_reason
 from elfolio.spawn.refusals import object_error
-from elfolio.spawn.warming import Image, Launch, Warmth, key_now
+from elfolio.spawn.warming import Launch, Warmth
 
 __all__ = ["Temperature", "Thermostat", "cool", "policy", "standing"]
 
@@ -135,7 +137,7 @@ class Thermostat:
                 raise NotWarm(_REAPED)
             _cool_idle()
             self.started += 1
-            warmth = warming.start(warming.examine(pinned), launch, name, *self.limits, self._idle)
+            warmth = warming.start(examine(pinned), launch, name, *self.limits, self._idle)
             if drift := warmth.warm.drift():  # at once: what cannot even be asked here, such as kcmp(2)
                 warmth.warm.close()
                 raise NotWarm("surroundings", DRIFTS[drift], lasts=False)
