@@ -6,6 +6,7 @@ revalidate it and the caller's authority before every spawn, act in the child, r
 
 import fcntl
 import os
+import sys
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Unpack
@@ -125,7 +126,8 @@ class SpawnTemplate:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_held", None) is not None:
+        # At the interpreter's end modules are gone, and the process's end closes all there is.
+        if getattr(self, "_held", None) is not None and not sys.is_finalizing():
             self.close()
 
     def close(self) -> None:
