@@ -112,4 +112,5 @@ def _kept(options: Options) -> set[int]:
     """What the program has in the end, its standard streams too."""
     passed = {fd for fd in options.pass_fds if fd > 2}
     kept = surviving({0, 1, 2} | passed, options.actions)
-    return (kept & {0, 1, 2}) | passed if options.close_targets else kept
+    # One that is passed may have been made close-on-exec by an action, or closed.
+    return kept & ({0, 1, 2} | passed) if options.close_targets else kept
