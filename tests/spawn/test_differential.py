@@ -56,6 +56,7 @@ def compared(mirror: Path, temperature: str, examples: int, user: int) -> dict[s
 
 def warm_is_cold(mirror: Path, examples: int, user: int) -> None:
     counts = compared(mirror, "warm", examples, user)
+    print(counts)
     assert counts["warm"] >= 0.95 * counts["started"], f"too many ran cold: {counts}"
 
 
