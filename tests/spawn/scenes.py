@@ -213,7 +213,7 @@ COLD: tuple[dict[str, Any], ...] = (
 )
 """What only a cold start can do. There is no cgroup among it: few machines let a test make one."""
 
-_KINDS = (*["usual"] * 47, *["cold"] * 2, *["usual"] * 47, *["fault"] * 4)  # the ends are drawn most
+_KINDS = (*["usual"] * 47, "cold", *["usual"] * 48, *["fault"] * 4)  # the ends are drawn most
 _INPUTS = ("none", "devnull", "inherit", "pipe", "file", "terminal", "passed")
 _OUTPUTS = ("none", "devnull", "inherit", "pipe", "file", "append", "terminal", "passed")
 
@@ -233,7 +233,7 @@ def _drifts(draw: st.DrawFn, root: str) -> Drift:
 
 @st.composite
 def scenes(draw: st.DrawFn, root: str) -> Scene:
-    """Spawns on a ground at `root`: some 5% that fail, some 2% that only a cold start can do."""
+    """Spawns on a ground at `root`: some 5% that fail, some 1% that only a cold start can do."""
     kind = draw(st.sampled_from(_KINDS))
     options = draw(_keywords(root)) | draw(_environment())
     placement = draw(_placement())

@@ -51,7 +51,7 @@ policy = Policy()
 _REPLACED = frozenset(
     (_native.WARM_GONE, _native.WARM_FROZEN, _native.WARM_BARREN, _native.WARM_STALE, _native.WARM_WORN)
 )
-_PAUSE_MOST = 4096
+_PAUSE_MOST = 256
 """Cold starts between two tries at most, where processes die young."""
 _REAPED = "a host that waits for any child"
 # Busy: a child that is killed between the owner's word and its program keeps its slot.
