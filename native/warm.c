@@ -507,25 +507,26 @@ static int has_died(const struct warm *w, const struct slot *slot)
     return has_ended(w->pidfd, 0);
 }
 
-/* Until the slot's state is no more `from`: the new one; `from` where the child has ended, or does not come. */
-static uint32_t await_change(struct warm *w, struct slot *slot, uint32_t from, const struct warm_plan *plan)
+/* Until the request has been taken and prepared, or has failed: the slot's state then; SLOT_ASKED where the child has
+ * ended, or does not come. */
+static uint32_t await_ready(struct warm *w, struct slot *slot)
 {
     int64_t until = clock_ns() + PATIENCE_NS;
     struct timespec look = {0, LOOK_NS};
-    for (int i = 0; i < w->spins && state_of(slot) == from; i++)
+    for (int i = 0; i < w->spins && state_of(slot) == SLOT_ASKED; i++)
         relax();
-    if (state_of(slot) != from)
+    if (state_of(slot) != SLOT_ASKED)
         w->spins = w->spins * 2 < WARM_SPINS ? w->spins * 2 : WARM_SPINS;
     else
         w->spins = w->spins / 2 > WARM_SPINS_LEAST ? w->spins / 2 : WARM_SPINS_LEAST;
     for (;;) {
         uint32_t state = state_of(slot);
-        if (state != from)
+        if (state != SLOT_ASKED)
             return state;
-        sys4(SYS_futex, &slot->state, FUTEX_WAIT, from, &look);
-        if (state_of(slot) != from)
+        sys4(SYS_futex, &slot->state, FUTEX_WAIT, SLOT_ASKED, &look);
+        if (state_of(slot) != SLOT_ASKED)
             continue;
-        if (has_died(w, slot) || (clock_ns() >= until && !(from == SLOT_GO && is_at_work(slot, plan))))
+        if (has_died(w, slot) || clock_ns() >= until)
             return state_of(slot);
     }
 }
@@ -690,7 +691,7 @@ static enum warm_outcome go(struct warm *w, struct launch *l, const struct warm_
     slot->group = now->group == w->surroundings.group ? 0 : now->group;
     slot->limits = surroundings_limits_to_set(&w->surroundings, now, slot->limit);
     slot->answers = plan->may_fail || slot->group || slot->limits;
-    uint32_t state = await_change(w, slot, SLOT_ASKED, plan);
+    uint32_t state = await_ready(w, slot);
     enum warm_outcome known = slot->pid ? await_birth(w, slot->pid, detail) : WARM_STARTED;
     if (known != WARM_STARTED)
         return take_back(w, slot, state, known);
