@@ -60,7 +60,26 @@ class UnholdableProgram(OSError):
 
 
 class ElfError(ValueError):
-    """A file that is no ELF object, or a malformed one."""
+    """A file that is no ELF object, or a malformed one.
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}" if name else why)
+    `offset` is where in the file the offending field stands, `field` its name in the specification, `found` and
+    `expected` what is there and what could be; each None where it does not apply.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        why: str,
+        *,
+        offset: int | None = None,
+        field: str | None = None,
+        found: object = None,
+        expected: str | None = None,
+    ) -> None:
+        where = f" (offset {offset:#x})" if offset is not None else ""
+        super().__init__(f"{name}: {why}{where}" if name else f"{why}{where}")
+        self.name = name
+        self.offset = offset
+        self.field = field
+        self.found = found
+        self.expected = expected
