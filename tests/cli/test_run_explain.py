@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from elfolio.report.explain import Report
+from elfolio.report.temperature import Report
 from tests.cli.running import ELFOLIO, elfolio, outcome, through
 from tests.cli.terminal import Terminal
 from tests.cli.test_run_json import mismatches

@@ -116,7 +116,7 @@ def _check(args: argparse.Namespace) -> None:
 def _explain(args: argparse.Namespace, options: "SpawnKeywords") -> int:
     import sys
 
-    from elfolio.report import explain as report
+    from elfolio.report import temperature as report
 
     found = _find(args)
     try:

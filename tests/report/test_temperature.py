@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elfolio.report.explain import as_json, as_table, as_text
+from elfolio.report.temperature import as_json, as_table, as_text
 from elfolio.spawn.explaining import Explanation, WarmProcess, Why
 from elfolio.spawn.saving import Measured
 

@@ -1,4 +1,4 @@
-"""report.explain: what a template would do, and why. In: Explanation. Out: text or a table for people, one JSON object.
+"""report.temperature: what a template would do, and why. In: Explanation. Out: text or a table, one JSON object.
 
 Nothing is looked up here: what is printed is what the explanation holds.
 """
