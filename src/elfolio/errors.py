@@ -76,10 +76,31 @@ class ElfError(ValueError):
         found: object = None,
         expected: str | None = None,
     ) -> None:
-        where = f" (offset {offset:#x})" if offset is not None else ""
-        super().__init__(f"{name}: {why}{where}" if name else f"{why}{where}")
+        super().__init__(_malformed(name, why, offset, field, found, expected))
         self.name = name
+        self.why = why
         self.offset = offset
         self.field = field
         self.found = found
         self.expected = expected
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _elf_error, (self.name, self.why, self.offset, self.field, self.found, self.expected)
+
+
+def _elf_error(
+    name: str, why: str, offset: int | None, field: str | None, found: object, expected: str | None
+) -> ElfError:
+    return ElfError(name, why, offset=offset, field=field, found=found, expected=expected)
+
+
+def _malformed(name: str, why: str, offset: int | None, field: str | None, found: object, expected: str | None) -> str:
+    """`name: why: field at offset 0x20 is 0x7f, expected ...`, as far as each is known."""
+    said = f"{name}: {why}" if name else why
+    if field is not None:
+        said += f": {field}"
+    if offset is not None:
+        said += f" at offset {offset:#x}"
+    if found is not None:
+        said += f" is {found:#x}" if isinstance(found, int) else f" is {found!r}"
+    return said if expected is None else f"{said}, expected {expected}"

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Literal
 
 from elfolio.elf import constants
+from elfolio.errors import ElfError
 from elfolio.span import FileOffset, LinkedAddress, Span
 
-__all__ = ["ElfImage", "Header", "Note", "Section", "Segment"]
+__all__ = ["ElfHead", "ElfImage", "Fault", "Header", "Note", "Section", "Segment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,25 @@ class Note:
     """Where its header begins."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A part of the file that is malformed and was left out of the value: a finding, where the kernel would run the
+    file all the same. The fields are those of ElfError."""
+
+    why: str
+    offset: int | None = None
+    field: str | None = None
+    found: object = None
+    expected: str | None = None
+
+    def error(self, name: str) -> ElfError:
+        """The same as an error about the file `name`."""
+        return ElfError(name, self.why, offset=self.offset, field=self.field, found=self.found, expected=self.expected)
+
+
 @dataclass(frozen=True)
-class ElfImage:
-    """One ELF file, without its contents."""
+class ElfHead:
+    """The header and the program headers of one ELF file: all that the kernel looks at."""
 
     name: str
     """What it was called by whoever had it read; often a path."""
@@ -119,13 +136,6 @@ class ElfImage:
     header: Header
     segments: tuple[Segment, ...]
     """All program headers, in the file's order."""
-    sections: tuple[Section, ...]
-    """All section headers, the null section with index 0 too; empty where the file has none."""
-    interpreter: str | None
-    """PT_INTERP's path."""
-    dynamic: tuple[tuple[int, int], ...]
-    """The dynamic section's tags and values up to DT_NULL."""
-    notes: tuple[Note, ...]
 
     @cached_property
     def loads(self) -> tuple[Segment, ...]:
@@ -136,9 +146,35 @@ class ElfImage:
         """The first one of this type."""
         return next((s for s in self.segments if s.type == type), None)
 
+    def file_offset(self, address: LinkedAddress) -> FileOffset | None:
+        """Where in the file the byte of a linked address stands; None where no PT_LOAD has it from the file."""
+        for s in self.loads:
+            if s.vaddr <= address < s.vaddr + s.filesz:
+                return FileOffset(address - s.vaddr + s.offset)
+        return None
+
+
+@dataclass(frozen=True)
+class ElfImage(ElfHead):
+    """One ELF file, without its contents."""
+
+    sections: tuple[Section, ...]
+    """All section headers, the null section with index 0 too; empty where the file has none, or a broken table."""
+    interpreter: str | None
+    """PT_INTERP's path."""
+    dynamic: tuple[tuple[int, int], ...]
+    """The dynamic section's tags and values up to DT_NULL."""
+    notes: tuple[Note, ...]
+    faults: tuple[Fault, ...] = ()
+    """What was malformed beyond the header and the program headers' table; empty for a well-formed file."""
+
     def section(self, name: str) -> Section | None:
         """The first one of this name."""
         return next((s for s in self.sections if s.name == name), None)
+
+    def tag(self, tag: int) -> int | None:
+        """The value of the dynamic section's last entry of this tag, which is the one that dynamic loaders keep."""
+        return next((value for found, value in reversed(self.dynamic) if found == tag), None)
 
     @cached_property
     def build_id(self) -> bytes | None:

@@ -1,106 +1,120 @@
-"""elf.reader: an ELF file, read and checked. In: bytes of any buffer. Out: ElfImage, or ElfError."""
+"""elf.reader: an ELF file, read and checked. In: bytes of any buffer. Out: ElfImage or ElfHead, or ElfError.
 
-import struct
-from typing import Literal
+What the kernel would run is read. A file is refused where its header or its program headers' table is malformed,
+because then it has no meaning; anything else that points outside of the file, or does not end, is left out of the
+value and stands in `ElfImage.faults`. Whoever wants none of that asks for `strict`.
+"""
+
+from typing import TYPE_CHECKING
 
 from elfolio.elf import constants as c
-from elfolio.elf.image import ElfImage, Header, Note, Section, Segment
-from elfolio.errors import ElfError
-from elfolio.span import FileOffset, LinkedAddress
+from elfolio.elf.buffers import byte_view, text
+from elfolio.elf.head import Form, table_end
+from elfolio.elf.head import read_head as _read_head
+from elfolio.elf.image import ElfHead, ElfImage, Fault, Segment
+from elfolio.elf.notes import read_notes
+from elfolio.elf.sections import read_sections
 
-__all__ = ["read"]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
-_SEGMENT_ORDER = {64: (0, 1, 2, 3, 4, 5, 6, 7), 32: (0, 6, 1, 2, 3, 4, 5, 7)}
-"""Where Segment's fields stand in a program header: ELF32 has p_flags behind p_memsz."""
+__all__ = ["head_size", "read", "read_head"]
 
-
-def read(data: bytes | memoryview, name: str = "") -> ElfImage:
-    """Headers, dynamic section and notes; symbols and contents are not touched."""
-    try:
-        return _read(memoryview(data), name)
-    except (struct.error, IndexError, UnicodeDecodeError, StopIteration) as error:
-        raise ElfError(name, f"truncated or malformed: {error}") from error
+_MISPLACED = {64: (8, 32), 32: (4, 16)}
+"""Where p_offset and p_filesz stand in a program header."""
 
 
-def _read(data: memoryview, name: str) -> ElfImage:
-    header, order = _header(data, name)
-    segments = []
-    form = struct.Struct(order + ("IIQQQQQQ" if header.bits == 64 else "8I"))
-    for i in range(header.phnum):
-        fields = form.unpack_from(data, header.phoff + i * header.phentsize)
-        segments.append(Segment(*(fields[at] for at in _SEGMENT_ORDER[header.bits])))
-    sections = _sections(data, header, order)
-    interp = next((s for s in segments if s.type == c.PT_INTERP), None)
-    dynamic = next((s for s in segments if s.type == c.PT_DYNAMIC), None)
-    tags: list[tuple[int, int]] = []
-    if dynamic is not None:
-        pair = struct.Struct(order + ("qQ" if header.bits == 64 else "iI"))
-        body = data[dynamic.offset : dynamic.offset + dynamic.filesz // pair.size * pair.size]
-        for tag, value in pair.iter_unpack(body):
-            if tag == c.DT_NULL:
-                break
-            tags.append((tag, value))
-    notes: list[Note] = []
-    for segment in segments:
-        if segment.type == c.PT_NOTE:
-            notes.extend(_notes(data, segment, order))
-    return ElfImage(
+def read(data: "ReadableBuffer", name: str = "", *, strict: bool = False) -> ElfImage:
+    """Headers, dynamic section and notes; symbols and contents are not touched.
+
+    `data` is the whole file, `name` what to call it in errors. Nothing is copied but what ends up in the value; of a
+    memory map, the pages with headers are read and no others (and the file must not be shortened meanwhile: SIGBUS).
+    Raises ElfError for a file without meaning, and with `strict` for the first fault of any other.
+    """
+    view = byte_view(data)
+    head, form, faults = _read_head(view, name, len(view))
+    _check_segments(head, form, faults)
+    sections = read_sections(view, form, head.header, faults)
+    image = ElfImage(
         name=name,
-        size=len(data),
-        header=header,
-        segments=tuple(segments),
+        size=len(view),
+        header=head.header,
+        segments=head.segments,
         sections=sections,
-        interpreter=None
-        if interp is None
-        else bytes(data[interp.offset : interp.offset + interp.filesz])
-        .rstrip(b"\0")
-        .decode("utf-8", "surrogateescape"),
-        dynamic=tuple(tags),
-        notes=tuple(notes),
+        interpreter=_interpreter(view, head, faults),
+        dynamic=_dynamic(view, head, form, faults),
+        notes=read_notes(view, form, head.segments, sections, faults),
+        faults=tuple(faults),
     )
+    if strict and faults:
+        raise faults[0].error(name)
+    return image
 
 
-def _header(data: memoryview, name: str) -> tuple[Header, str]:
-    ident = bytes(data[:16])
-    if ident[:4] != c.ELFMAG or len(ident) < 16:
-        raise ElfError(name, "no ELF file", offset=0, field="e_ident", found=ident[:4], expected=repr(c.ELFMAG))
-    bits: Literal[32, 64] = 64 if ident[4] == c.ELFCLASS64 else 32
-    byteorder: Literal["little", "big"] = "little" if ident[5] == c.ELFDATA2LSB else "big"
-    order = "<" if byteorder == "little" else ">"
-    type_, machine, _, entry, phoff, shoff, flags, ehsize, phentsize, phnum, shentsize, shnum, shstrndx = (
-        struct.unpack_from(order + ("HHIQQQIHHHHHH" if bits == 64 else "HHIIIIIHHHHHH"), data, 16)
-    )
-    header = Header(
-        bits, byteorder, ident[7], ident[8], type_, machine, LinkedAddress(entry), FileOffset(phoff), FileOffset(shoff),
-        flags, ehsize, phentsize, phnum, shentsize, shnum, shstrndx,
-    )  # fmt: skip
-    return header, order
+def read_head(data: "ReadableBuffer", name: str = "", size: int | None = None) -> ElfHead:
+    """Header and program headers only. `data` is the file's beginning, at least `head_size` bytes of it; `size` is the
+    whole file's, where that is more. Raises ElfError."""
+    view = byte_view(data)
+    return _read_head(view, name, len(view) if size is None else size)[0]
 
 
-def _sections(data: memoryview, header: Header, order: str) -> tuple[Section, ...]:
-    if header.shoff == 0:
+def head_size(data: "ReadableBuffer", name: str = "") -> int:
+    """How many bytes of the file `read_head` must have, told from its first 64. Raises ElfError for no ELF file."""
+    return table_end(byte_view(data), name)
+
+
+def _check_segments(head: ElfHead, form: Form, faults: list[Fault]) -> None:
+    """A segment's bytes must lie in the file, and its memory below the end of the address space."""
+    offset_at, filesz_at = _MISPLACED[form.bits]
+    for index, s in enumerate(head.segments):
+        at = head.header.phoff + index * form.segment.size
+        if s.filesz and s.offset > head.size:
+            faults.append(
+                Fault("segment outside of the file", at + offset_at, "p_offset", s.offset, f"at most {head.size:#x}")
+            )
+        elif s.filesz and s.offset + s.filesz > head.size:
+            room = f"at most {head.size - s.offset:#x}"
+            faults.append(Fault("segment outside of the file", at + filesz_at, "p_filesz", s.filesz, room))
+        if s.type == c.PT_LOAD and s.filesz > s.memsz:
+            expected = f"at most p_memsz, {s.memsz:#x}"
+            faults.append(Fault("segment larger in the file", at + filesz_at, "p_filesz", s.filesz, expected))
+        if s.vaddr + s.memsz > 1 << form.bits:
+            expected = f"at most {(1 << form.bits) - s.memsz:#x}"
+            faults.append(Fault("segment beyond the address space", at + 2 * offset_at, "p_vaddr", s.vaddr, expected))
+
+
+def _body(data: memoryview, segment: Segment) -> memoryview | None:
+    """A segment's bytes; None where they do not lie in the file, which is a fault already."""
+    end = segment.offset + segment.filesz
+    return data[segment.offset : end] if end <= len(data) else None
+
+
+def _interpreter(data: memoryview, head: ElfHead, faults: list[Fault]) -> str | None:
+    """PT_INTERP's path: the first one's, as the kernel has it."""
+    segment = head.segment(c.PT_INTERP)
+    body = None if segment is None or not segment.filesz else _body(data, segment)
+    if segment is None or body is None:
+        return None
+    if len(body) > 4096:  # PATH_MAX, and not a path to be held
+        faults.append(Fault("interpreter too long", segment.offset, "p_filesz", len(body), "at most 0x1000"))
+        return None
+    path, nul, _ = bytes(body).partition(b"\0")
+    if not nul:
+        faults.append(Fault("interpreter without its NUL", segment.offset, "PT_INTERP", path[-8:], "a NUL"))
+    return text(path)
+
+
+def _dynamic(data: memoryview, head: ElfHead, form: Form, faults: list[Fault]) -> tuple[tuple[int, int], ...]:
+    segment = head.segment(c.PT_DYNAMIC)
+    body = None if segment is None or not segment.filesz else _body(data, segment)
+    if segment is None or body is None:
         return ()
-    form = struct.Struct(order + ("IIQQQQIIQQ" if header.bits == 64 else "10I"))
-    rows = [form.unpack_from(data, header.shoff + i * header.shentsize) for i in range(header.shnum)]
-    strings = b""
-    if header.shstrndx < len(rows):
-        offset, size = rows[header.shstrndx][4:6]
-        strings = bytes(data[offset : offset + size])
-    return tuple(
-        Section(strings[row[0] : strings.find(b"\0", row[0])].decode("utf-8", "surrogateescape"), *row[1:])
-        for row in rows
-    )
-
-
-def _notes(data: memoryview, segment: Segment, order: str) -> list[Note]:
-    notes = []
-    at, end = segment.offset, FileOffset(segment.offset + segment.filesz)
-    step = 8 if segment.align == 8 else 4
-    while at + 12 <= end:
-        namesz, descsz, type_ = struct.unpack_from(order + "III", data, at)
-        name_end = at + 12 + namesz
-        desc = segment.offset + -(-(name_end - segment.offset) // step) * step
-        owner = bytes(data[at + 12 : name_end]).rstrip(b"\0").decode("utf-8", "surrogateescape")
-        notes.append(Note(owner, type_, bytes(data[desc : desc + descsz]), at))
-        at = FileOffset(segment.offset + -(-(desc + descsz - segment.offset) // step) * step)
-    return notes
+    pair = form.dynamic
+    tags: list[tuple[int, int]] = []
+    for tag, value in pair.iter_unpack(body[: len(body) // pair.size * pair.size]):
+        if tag == c.DT_NULL:
+            return tuple(tags)
+        tags.append((tag, value))
+    end = segment.offset + segment.filesz
+    faults.append(Fault("dynamic section without its end", end, "d_tag", None, "DT_NULL, where loaders stop"))
+    return tuple(tags)
