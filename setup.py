@@ -18,7 +18,7 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-san
 UNHIDE = ["-fno-wrapv", "-UNDEBUG"]
 
 
-# The stub is copied into other programs as it is (native/warm/stub.c): no C library, no relocation, and none of what
+# The stub is copied into other programs as it is (native/warm/*.c): no C library, no relocation, and none of what
 # a compiler adds that would need either.
 STUB_CFLAGS = [
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fno-jump-tables"),
@@ -73,7 +73,7 @@ def stub() -> Extension:
     werror = ["-Werror"] if os.environ.get("ELFOLIO_WERROR") == "1" else []
     return Extension(
         STUB,
-        sources=["native/warm/stub.c", "native/steps.c"],
+        sources=[*sorted(glob("native/warm/*.c")), "native/steps.c"],
         depends=sorted(glob("native/*.h") + glob("native/warm/*.h")),
         include_dirs=["native"],
         py_limited_api=True,

@@ -177,7 +177,7 @@ static long execute(const struct launch *l, struct report *report)
     return sys5(SYS_execveat, l->exec_fd, "", l->argv, l->envp, AT_EMPTY_PATH);
 }
 
-static __attribute__((noreturn, used)) void child_main(void *child)
+static __attribute__((noreturn)) void child_main(void *child)
 {
     struct child *c = child;
     uint32_t failed = 0;
@@ -208,51 +208,6 @@ static __attribute__((noreturn, used)) void child_main(void *child)
 }
 
 /* --- in the parent ------------------------------------------------------------------------------- */
-
-/* The older call: five arguments, the stack's top, and 32 bits of flags with the exit signal. */
-static long clone_child(uint64_t flags, void *stack_top, int *pidfd, struct child *c)
-{
-#if defined(__x86_64__)
-    long ret;
-    register long r10 __asm__("r10") = 0;
-    register long r8 __asm__("r8") = 0;
-    register struct child *arg __asm__("r12") = c;
-    __asm__ volatile("syscall\n\t"
-                     "testq %%rax, %%rax\n\t"
-                     "jnz 1f\n\t"
-                     "xorl %%ebp, %%ebp\n\t"
-                     "movq %%r12, %%rdi\n\t"
-                     "call *%[entry]\n\t"
-                     "ud2\n"
-                     "1:"
-                     : "=a"(ret)
-                     : "a"(SYS_clone), "D"(flags), "S"(stack_top), "d"(pidfd), "r"(r10), "r"(r8), "r"(arg),
-                       [entry] "r"(child_main)
-                     : "rcx", "r11", "memory");
-    return ret;
-#else
-    register long x8 __asm__("x8") = SYS_clone;
-    register long x0 __asm__("x0") = (long)flags;
-    register long x1 __asm__("x1") = (long)stack_top;
-    register long x2 __asm__("x2") = (long)pidfd;
-    register long x3 __asm__("x3") = 0;
-    register long x4 __asm__("x4") = 0;
-    register struct child *x9 __asm__("x9") = c;
-    register void (*x10)(void *) __asm__("x10") = child_main;
-    __asm__ volatile("svc 0\n\t"
-                     "cbnz x0, 1f\n\t"
-                     "mov x29, xzr\n\t"
-                     "mov x30, xzr\n\t"
-                     "mov x0, x9\n\t"
-                     "blr x10\n\t"
-                     "brk #1\n"
-                     "1:"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x9), "r"(x10)
-                     : "memory");
-    return x0;
-#endif
-}
 
 /* clone3 is refused with ENOSYS by kernels before 5.3 and by container profiles that let programs fall
  * back, with EPERM by older profiles, with EINVAL or E2BIG where a flag or the cgroup field is unknown. */
@@ -287,11 +242,11 @@ static long start_clone(struct launch *l, struct stage *s, struct child *c, int 
     c->reset_handlers = 1;
     c->join_cgroup = l->cgroup_fd >= 0;
     l->how |= HOW_NO_CLONE3;
-    long pid = clone_child(flags | CLONE_PIDFD, top, pidfd, c);
+    long pid = clone_onto(flags | CLONE_PIDFD, top, pidfd, child_main, c);
     if (pid != -EINVAL && pid != -EPERM)
         return pid;
     *pidfd = -1;
-    return clone_child(flags, top, NULL, c);
+    return clone_onto(flags, top, NULL, child_main, c);
 }
 
 static void reap(pid_t pid, int pidfd)

@@ -39,7 +39,7 @@ def test_the_end_of_a_template_is_not_waited_for(warm_sh: elfolio.SpawnTemplate)
     assert warm_sh.spawn(["sh", "-c", "exit 3"]).wait() == 3
     began = time.monotonic()
     warm_sh.close()
-    assert time.monotonic() - began < 0.2  # native/warm.c, LOOK_NS
+    assert time.monotonic() - began < 0.2  # native/warm_family.c, LEAVE_NS
     assert children() == []
 
 

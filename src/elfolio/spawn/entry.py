@@ -213,7 +213,7 @@ def _watch(tracee: Tracee, entry: Entry) -> None:
 
 def _looks_at_environ(obj: Object) -> bool:
     """An object that refers to the variable itself may read it without asking. The C library and the dynamic linker
-    do by their own rules, which are known (native/warm.c, is_fixed)."""
+    do by their own rules, which are known (native/warm_fit.c)."""
     name = os.path.basename(obj.path)
     if name.startswith(("libc.so", "ld-linux", "ld-2", "libc-2")):
         return False

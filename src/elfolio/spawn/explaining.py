@@ -34,7 +34,7 @@ ROUNDS = 20
 """Of a measurement that does not say how many."""
 _DRIFT_LIMITS = DRIFTS.index("resource limits")
 _PREFIXES = ("LD_", "GLIBC_", "MALLOC_")
-"""Variables that the dynamic linker and the C library read without being seen (native/warm.c)."""
+"""Variables that the dynamic linker and the C library read without being seen (native/warm_fit.c)."""
 
 UNEQUAL = {
     "layout": "All children of one warm process have its address-space layout and its pointer guard, until it is "

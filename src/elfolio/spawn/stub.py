@@ -1,6 +1,6 @@
 """spawn.stub: the code that a warm template runs. In: what was found at its entry. Out: bytes to write, and where.
 
-The stub is a shared object without a relocation (native/warm/stub.c), built beside the extension; here its two
+The stub is a shared object without a relocation (native/warm/*.c), built beside the extension; here its two
 segments become one block of memory, with the struct setup of native/warm/protocol.h filled in.
 """
 

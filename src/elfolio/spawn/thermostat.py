@@ -2,7 +2,7 @@
 
 A process is started when enough starts have been seen to pay for it (auto), or at the first one (warm). It ends
 when what it stands for is no more: an upgraded library, other surroundings for good, its age. It never decides about
-one start: the C core does (native/warm.c), and any doubt of its makes that start a cold one, which is counted here.
+one start: the C core does (native/warm*.c), and any doubt of its makes that start a cold one, which is counted here.
 """
 
 import os

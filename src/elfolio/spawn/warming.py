@@ -1,7 +1,7 @@
 """spawn.warming: a warm template's process, started. In: how to launch the program. Out: Warmth, or NotWarm.
 
 The process is a child of ours, launched as any other, and brought to its entry under a tracer. There it is given the
-stub (native/warm/stub.c) and let go; from then on it forks a child, ours, for each one that is taken.
+stub (native/warm/*.c) and let go; from then on it forks a child, ours, for each one that is taken.
 """
 
 import errno
