@@ -156,15 +156,14 @@ def climb(layout: Layout, block: int = PMD, *, follow: bool = True) -> Ladder:
     p_align (kernel: from 5.10; glibc: from 2.35), its first PT_LOAD's page there. `follow` is whether a page of the
     file must stand behind a block (74207de2ba10); it makes a difference at the file's end only.
     """
-    moves = layout.image.header.type == constants.ET_DYN
-    bias = -layout.origin if moves else 0
+    bias = -layout.origin
     file_end = layout.image.size if follow else layout.image.size + layout.page
     rungs = []
     for load in layout.loads:
         if load.segment.filesz:
             congruent = huge_span(load.segment, block, layout.page, bias=bias, file_end=file_end).size // block
             relaid = huge_span(load.segment, block, layout.page, bias=bias, relaid=True).size // block
-            had = congruent if not moves or layout.align >= block else 0
+            had = congruent if not layout.moves or layout.align >= block else 0
             # A linker that puts the segment's start at a block's leaves only the rest at its end outside.
             rungs.append(Rung(load, block, (had, congruent, relaid, load.mapped.size // block)))
     return Ladder(layout.page, block, tuple(rungs), tuple(_merged(layout, block, bias)))

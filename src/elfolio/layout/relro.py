@@ -7,6 +7,7 @@ elf/dl-reloc.c, _dl_protect_relro; musl ldso/dynlink.c, reloc_all); bionic round
 from dataclasses import dataclass
 
 from elfolio.elf import constants
+from elfolio.elf.image import ElfImage
 from elfolio.layout.segments import Layout, Load
 from elfolio.span import Span, round_down, round_up
 
@@ -125,9 +126,8 @@ def _touched(loads: list[Load], page: int, within: Span | None = None) -> int:
 def _padding(layout: Layout, memory: Span, filesz: int) -> int:
     """lld fills up to the page's end: in PT_GNU_RELRO's size alone up to version 17, later with a section too."""
     covered, reached = 0, int(memory.start)
-    sections = sorted(
-        (section.memory for section in layout.image.sections if _holds(section.flags, section.type, section.name)),
-    )
+    known = layout.image.sections if isinstance(layout.image, ElfImage) else ()
+    sections = sorted(section.memory for section in known if _holds(section.flags, section.type, section.name))
     if not sections:
         return memory.size - min(filesz, memory.size)
     for section in sections:

@@ -1,4 +1,4 @@
-"""layout.segments: PT_LOAD segments over the pages of one size. In: ElfImage, a page size. Out: Layout, frozen.
+"""layout.segments: PT_LOAD segments over the pages of one size. In: ElfHead, a page size. Out: Layout, frozen.
 
 Addresses are linked ones, offsets are the file's, all in bytes. How a mapping follows from a segment is mmap(2)'s
 rule: whole pages, and an offset that is a multiple of the page size (gABI chapter 5, "Program Loading").
@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 from elfolio.elf import constants
-from elfolio.elf.image import ElfImage, Segment
+from elfolio.elf.image import ElfHead, Segment
 from elfolio.span import Span, is_power_of_two, round_down, round_up
 
 __all__ = ["PAGE_SIZES", "Gap", "Layout", "Load", "Meeting", "congruence", "is_valid_align"]
@@ -128,7 +128,7 @@ class Meeting:
 class Layout:
     """A file's PT_LOAD segments over pages of one size."""
 
-    image: ElfImage
+    image: ElfHead
     page: int
     """In bytes, a power of two."""
 
@@ -224,9 +224,14 @@ class Layout:
         )
 
     @property
+    def moves(self) -> bool:
+        """Whether its addresses are relative to a load address: ET_DYN."""
+        return self.image.header.type == constants.ET_DYN
+
+    @property
     def origin(self) -> int:
-        """The page of the first PT_LOAD: what an aligned load address is the address of."""
-        return round_down(self.loads[0].segment.vaddr, self.page) if self.loads else 0
+        """The linked address that comes to lie at the load address: the first PT_LOAD's page; 0 where nothing moves."""
+        return round_down(self.loads[0].segment.vaddr, self.page) if self.loads and self.moves else 0
 
 
 def _meetings(pages: Iterator[tuple[Load, Span]]) -> Iterator[Meeting]:

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from elfolio.elf import constants
-from elfolio.elf.image import ElfImage
+from elfolio.elf.image import ElfHead
 from elfolio.layout.hugepages import PMD
 from elfolio.layout.modes import separation, usual_align
 from elfolio.layout.segments import WHOLE
@@ -90,10 +90,10 @@ class Summary(NamedTuple):
     """A segment ends behind the file's end."""
 
 
-def summary_of(image: ElfImage) -> Summary:
-    """Of a file that has been read whole."""
-    phdrs = [(s.type, s.flags, s.offset, s.vaddr, s.paddr, s.filesz, s.memsz, s.align) for s in image.segments]
-    return summarise(image.header.type, phdrs, image.size)
+def summary_of(head: ElfHead) -> Summary:
+    """Of a file whose headers have been read."""
+    phdrs = [(s.type, s.flags, s.offset, s.vaddr, s.paddr, s.filesz, s.memsz, s.align) for s in head.segments]
+    return summarise(head.header.type, phdrs, head.size)
 
 
 def summarise(e_type: int, phdrs: Iterable[Phdr], size: int) -> Summary:
