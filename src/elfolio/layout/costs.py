@@ -79,7 +79,7 @@ def _text(layout: Layout, rung: Rung) -> Iterator[Finding]:
         yield Finding("text-skewed", "cost", lost["skewed"], f"{text}.", mend)
     if lost["misplaced"]:
         _, _, has, could = rung.blocks
-        text = f"{name} would fill {counted(could, 'huge page')} of {block}, if it began at the start of one; as it lies, {has}"
+        text = f"{name} would fill {counted(could, 'huge page')} of {block}, if it began where one does; now {has}"
         price = f"The file grows by {block} at most for each segment, in holes where the file system has them"
         yield Finding("text-misplaced", "cost", lost["misplaced"], f"{text}. {price}.", f"{mend},-z,separate-code")
 
