@@ -1,0 +1,134 @@
+"""kernel.blocks: which blocks of file mappings can be huge mappings. In: VMAs, file size, Policy. Out: Blocks.
+
+A block is what one page-table entry of the PMD level maps, or, on arm64, a contiguous run of PTEs. It becomes one
+mapping at a fault, if the page cache has a folio that covers it; or when khugepaged or MADV_COLLAPSE makes such a
+folio.
+
+Rules: do_set_pmd and filemap_map_pmd (mm/memory.c, mm/filemap.c), thp_vma_suitable_order and file_thp_enabled
+(include/linux/huge_mm.h, mm/huge_memory.c), contpte_set_ptes (arch/arm64/mm/contpte.c).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from elfolio.kernel.policy import Policy
+from elfolio.kernel.space import Vma
+from elfolio.kernel.vmflags import VmFlags
+from elfolio.layout.hugepages import BLOCKS
+from elfolio.span import Span, round_up
+
+__all__ = ["Block", "Obstacle", "Way", "block_sizes", "blocks"]
+
+
+class Way(StrEnum):
+    """How a block can become one mapping."""
+
+    FAULT = "fault"
+    """By a page fault, where the page cache has a folio of this size at this place."""
+    COLLAPSE = "collapse"
+    """Only by khugepaged, or MADV_COLLAPSE (6.1), which write a new folio: READ_ONLY_THP_FOR_FS."""
+    NONE = "none"
+    """Not under this policy."""
+
+
+class Obstacle(StrEnum):
+    """Why not."""
+
+    NOTHING = ""
+    SKEWED = "skewed"
+    """The file has these bytes at an offset that differs from their linked address modulo the block."""
+    BASE = "base"
+    """It would fit, but the load address is no multiple of the block."""
+    EDGE = "edge"
+    """A part of the block lies outside of the mapping."""
+    END = "end"
+    """No page of the file follows the block (74207de2ba10)."""
+    FILESYSTEM = "filesystem"
+    """The file system's largest folio is smaller, and this kernel collapses no pages of such files."""
+    NOT_EXEC = "not-exec"
+    """Before 6.8 only executable mappings are collapsed, and this one is not."""
+    WRITER = "writer"
+    """Somebody has the file open for writing: nothing is collapsed."""
+    NEVER = "never"
+    """Transparent huge pages are switched off, which a collapse needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block that a mapping touches."""
+
+    memory: Span
+    """Mapped addresses, the whole block."""
+    part: Span
+    """What of it the mapping has."""
+    offset: int
+    """The file offset of the part's first byte."""
+    way: Way
+    obstacle: Obstacle
+    writable: bool
+    """The first write to it copies a page, and a huge mapping of it is then split."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole block."""
+        return self.memory.size
+
+    @property
+    def lost(self) -> int:
+        """Bytes of the mapping that this block keeps on small pages."""
+        return 0 if self.way is Way.FAULT else self.part.size
+
+
+def block_sizes(policy: Policy) -> tuple[int, ...]:
+    """Bytes of each kind of block that the machine has, ascending; the largest is the PMD's."""
+    contpte, pmd = BLOCKS[policy.page_size]
+    return (contpte, pmd) if policy.machine == "aarch64" else (pmd,)
+
+
+def blocks(
+    vma: Vma, policy: Policy, size: int, *, file_size: int, linked_skew: int, open_for_writing: bool = False
+) -> Iterator[Block]:
+    """Every block of `size` bytes that a file's mapping touches, in address order.
+
+    `file_size` is in bytes. `linked_skew` is the linked address minus the file offset of any byte of the mapping,
+    which tells a load address that is at fault (BASE) from a file that is (SKEWED).
+    """
+    if vma.file is None:
+        return
+    way, barred = _way(vma, policy, size, open_for_writing)
+    skewed = (vma.start - vma.offset) % size != 0
+    for memory in vma.span.blocks(size):
+        part = vma.span.common(memory)
+        offset = vma.offset + part.start - vma.start
+        if skewed:
+            obstacle = Obstacle.SKEWED if linked_skew % size else Obstacle.BASE
+        elif part != memory:
+            obstacle = Obstacle.EDGE
+        elif _is_last(policy, offset + size, file_size):
+            obstacle = Obstacle.END
+        else:
+            obstacle = barred
+        found = way if obstacle is Obstacle.NOTHING else Way.NONE
+        yield Block(memory, part, offset, found, obstacle, bool(vma.flags & VmFlags.WRITE))
+
+
+def _is_last(policy: Policy, end: int, file_size: int) -> bool:
+    """A block must end within the file; from 74207de2ba10 on, a page of the file must follow it."""
+    pages = round_up(file_size, policy.page_size)
+    return end > pages - policy.page_size if policy["no_huge_page_past_end"] else end > pages
+
+
+def _way(vma: Vma, policy: Policy, size: int, open_for_writing: bool) -> tuple[Way, Obstacle]:
+    """What the file system, the kernel and the mapping allow, wherever the block may lie."""
+    if policy.largest_folio >= size:
+        return Way.FAULT, Obstacle.NOTHING
+    if size != policy.pmd_size or not policy.read_only_thp or not policy["read_only_thp_for_fs"]:
+        return Way.NONE, Obstacle.FILESYSTEM
+    if policy["read_only_thp_needs_exec"] and not vma.flags & VmFlags.EXEC:
+        return Way.NONE, Obstacle.NOT_EXEC
+    if open_for_writing:
+        return Way.NONE, Obstacle.WRITER
+    if policy.thp == "never" and not policy["madvise_collapse"]:
+        return Way.NONE, Obstacle.NEVER
+    return Way.COLLAPSE, Obstacle.NOTHING
