@@ -108,6 +108,13 @@ EXEC_SWITCHES = (
         (((6, 12, 107), False),),
     ),
     Switch(
+        "mprotect_unaccount",
+        "anonymous memory that was never touched loses VM_ACCOUNT when it is made read-only",
+        "mprotect_fixup (mm/mprotect.c)",
+        "kernel-policies mprotect_unaccount: 6.7",
+        (((0,), False), ((6, 7), True)),
+    ),
+    Switch(
         "vvar_vclock",
         "the clock pages of [vvar] are a mapping of their own, [vvar_vclock]",
         "vvar_vclock_mapping (arch/x86/entry/vdso/vma.c)",

@@ -1,0 +1,86 @@
+"""kernel.host: what a machine and a caller decide of an exec. In: numbers. Out: Host; with randomisation off.
+
+Every address of a new process follows from these. The figures are those of the architecture (arch/x86/include/asm/
+page_64_types.h, elf.h; arch/arm64/include/asm/processor.h, elf.h) and of what a plain shell hands down.
+"""
+
+from dataclasses import dataclass, replace
+
+from elfolio.kernel.policy import Policy
+from elfolio.span import MappedAddress, round_down, round_up
+
+__all__ = ["Host", "default_host"]
+
+_GAP_LEAST = 128 << 20
+"""SIZE_128M: the stack always has this room above the mappings (mmap_base, arch/x86/mm/mmap.c, mm/util.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Sizes in bytes. Randomisation off (ADDR_NO_RANDOMIZE) throughout."""
+
+    bits: int = 64
+    task_size: int = 0x7FFFFFFFF000
+    """TASK_SIZE: one above the highest user address."""
+    stack_top: int = 0x7FFFFFFFF000
+    """STACK_TOP."""
+    et_dyn_base: int = 0x555555554AAA
+    """ELF_ET_DYN_BASE, not rounded."""
+    stack_limit: int = 8 << 20
+    """RLIMIT_STACK's soft limit."""
+    stack_guard: int = 1 << 20
+    """stack_guard_gap, kept free below a stack: 256 pages."""
+    mmap_min_addr: int = 65536
+    privileged: bool = False
+    """Whether it may map below that (CAP_SYS_RAWIO)."""
+    strings: int = 2048
+    """Of the path, the arguments and the environment, each with its NUL: they lie at the top of the stack."""
+    vvar: int = 16384
+    """Of [vvar]; where vvar_vclock is on, without [vvar_vclock]."""
+    vvar_vclock: int = 8192
+    vdso: int = 8192
+    vsyscall: str = "--x"
+    """Permissions of the [vsyscall] page: `--x` (CONFIG_LEGACY_VSYSCALL_XONLY), `r-x` (emulate), empty for none."""
+    memory: int | None = None
+    """RAM and swap: what one mapping asks for above it is refused (OVERCOMMIT_GUESS). None: no limit."""
+
+    @property
+    def mmap_base(self) -> MappedAddress:
+        """Below it, mappings without an address are placed."""
+        gap = max(_GAP_LEAST, min(self.stack_limit + self.stack_guard, self.task_size // 6 * 5))
+        return MappedAddress(round_up(self.task_size - gap, 4096))
+
+    @property
+    def bottom(self) -> MappedAddress:
+        """TASK_UNMAPPED_BASE: where the search begins that follows when nothing is free below mmap_base."""
+        return MappedAddress(round_up(round_down(self.task_size // 3, 1), 4096))
+
+
+_I386 = Host(
+    bits=32,
+    task_size=0xFFFFE000,
+    stack_top=0xFFFFE000,
+    et_dyn_base=0x400000,
+    vsyscall="",
+)
+_AARCH64 = Host(
+    task_size=1 << 48,
+    stack_top=1 << 48,
+    et_dyn_base=2 * (1 << 48) // 3,
+    vsyscall="",
+    vvar=8192,
+    vvar_vclock=0,
+    vdso=8192,
+)
+
+
+def default_host(policy: Policy, bits: int = 64) -> Host:
+    """A machine of the policy's kind, for programs of so many bits, where nothing was probed."""
+    if policy.machine == "aarch64":
+        scale = policy.page_size // 4096
+        return replace(
+            _AARCH64, vvar=8192 * scale, vdso=max(policy.page_size, 8192), stack_guard=256 * policy.page_size
+        )
+    clocks = bool(policy["vvar_vclock"])
+    host = Host() if bits == 64 else _I386
+    return host if clocks else replace(host, vvar=16384, vvar_vclock=0)

@@ -1,0 +1,188 @@
+"""kernel.segments: PT_LOAD segments become mappings. In: ElfImage, a working copy. Out: mappings in it, the load bias.
+
+elf_map and elf_load of fs/binfmt_elf.c, and what stood in their place before 6.6 (the switch elf_load). Segments are
+taken in the order of the program-header table, which need not be that of their addresses.
+"""
+
+import errno
+
+from elfolio.elf.constants import ET_DYN, PF_R, PF_W, PF_X
+from elfolio.elf.image import ElfImage, Segment
+from elfolio.kernel.mapping import MapError, MappedFile, Mappings
+from elfolio.kernel.policy import Policy
+from elfolio.kernel.space import VmFlags
+from elfolio.span import round_down, round_up
+
+__all__ = ["Loader", "protection"]
+
+
+def protection(flags: int) -> VmFlags:
+    """p_flags as mmap's protection."""
+    pairs = ((PF_R, VmFlags.READ), (PF_W, VmFlags.WRITE), (PF_X, VmFlags.EXEC))
+    return VmFlags(sum(bit for flag, bit in pairs if flags & flag))
+
+
+class Loader:
+    """One file's segments: the program's, or the interpreter's."""
+
+    def __init__(
+        self, mappings: Mappings, image: ElfImage, mapped: MappedFile, policy: Policy, *, program: bool
+    ) -> None:
+        self.mappings, self.image, self.mapped, self.policy = mappings, image, mapped, policy
+        self.program = program
+        self.page = policy.page_size
+        self.total = self._total()
+
+    def _total(self) -> int:
+        """total_mapping_size, in bytes; 0 without PT_LOAD."""
+        loads = self.image.loads
+        if not loads:
+            return 0
+        if self.policy["total_mapping_any_order"]:
+            lowest = min(round_down(s.vaddr, self.page) for s in loads)
+            return max(s.memory.end for s in loads) - lowest
+        return loads[-1].memory.end - round_down(loads[0].vaddr, self.page)
+
+    def probe(self) -> int:
+        """Where the first segment comes to lie without an address; everything is unmapped again."""
+        first = self.image.loads[0]
+        found = self._load_one(0, first, self.total, fixed=False)
+        self.mappings.unmap(found, round_up(self.total, self.page))
+        return found
+
+    def load(self, base: int, *, fixed: bool, relative: bool = True) -> int:
+        """Maps all segments, the first one's page at `base` or, where that is not fixed, where it is placed. ET_EXEC
+        takes its own addresses. Not `relative`: the first segment's own address is what is asked for. Returns the load
+        bias."""
+        dynamic = self.image.header.type == ET_DYN
+        bias = 0
+        bss = _Bss(self) if not self.policy["elf_load"] else None
+        for index, segment in enumerate(self.image.loads):
+            if bss is not None and self.program:
+                bss.fill(bias)
+            if index:
+                self._load_one(bias + segment.vaddr, segment, 0, fixed=True)
+            else:
+                if dynamic and relative:
+                    bias = round_down(base - segment.vaddr, self.page)
+                asked = bias + segment.vaddr
+                bias = self._load_first(asked, bias, fixed=fixed)
+            self._check(bias, segment)
+            if bss is not None:
+                bss.note(segment)
+        if bss is not None:
+            bss.finish(bias)
+        return bias
+
+    def _load_first(self, asked: int, bias: int, *, fixed: bool) -> int:
+        """Returns the bias that holds from now on."""
+        first, dynamic = self.image.loads[0], self.image.header.type == ET_DYN
+        fixed = fixed or not dynamic
+        # Only a program's first segment must find its place free.
+        replaces = not self.program or bool(self.policy["total_mapping_fixed_replace"])
+        total = self.total if dynamic or not self.program else 0
+        found = self._load_one(asked, first, total, fixed=fixed, replaces=replaces)
+        if not dynamic:
+            return 0
+        if self.program:
+            return bias + found - round_down(asked, self.page)
+        return found - round_down(first.vaddr, self.page)
+
+    def _check(self, bias: int, segment: Segment) -> None:
+        """The interpreter's segments are held against TASK_SIZE where they lie, the program's where they are linked."""
+        limit = self.mappings.host.task_size
+        at = segment.vaddr + (0 if self.program else bias)
+        if at >= limit or segment.filesz > segment.memsz or segment.memsz > limit or limit - segment.memsz < at:
+            raise MapError(errno.EINVAL, "a segment larger in the file than in memory, or out of bounds")
+
+    def _load_one(self, address: int, segment: Segment, total: int, *, fixed: bool, replaces: bool = True) -> int:
+        """Returns the address of the segment's first page."""
+        if not self.policy["elf_load"]:
+            return self._map(address, segment, total, fixed=fixed, replaces=replaces)
+        within = segment.vaddr % self.page
+        at = round_down(address, self.page)
+        zero = at
+        if segment.filesz:
+            at = self._map(address, segment, total, fixed=fixed, replaces=replaces)
+            zero = at + within + segment.filesz
+            if segment.memsz > segment.filesz and not self._clear(zero) and segment.flags & PF_W:
+                raise MapError(errno.EFAULT, "the page where zeroes begin is not in the file")
+        if segment.memsz > segment.filesz:
+            start, end = round_up(zero, self.page), round_up(at + within + segment.memsz, self.page)
+            self.mappings.brk(start, end - start, executable=bool(segment.flags & PF_X))
+        return at
+
+    def _map(self, address: int, segment: Segment, total: int, *, fixed: bool, replaces: bool) -> int:
+        """elf_map: the first segment's mapping has room for all, which is then given back."""
+        within = segment.vaddr % self.page
+        size = round_up(segment.filesz + within, self.page)
+        address = round_down(address, self.page)
+        if not size:
+            return address
+        length = round_up(total, self.page) if total else size
+        found = self.mappings.map(
+            address,
+            length,
+            protection(segment.flags),
+            self.mapped,
+            segment.offset - within,
+            fixed=fixed,
+            replaces=replaces,
+        )
+        self.mappings.unmap(found + size, length - size)
+        return found
+
+    def _clear(self, address: int) -> bool:
+        """padzero: the rest of a page is written."""
+        return address % self.page == 0 or self.mappings.write(address)
+
+    def phdr(self, bias: int) -> int:
+        """AT_PHDR."""
+        phoff = self.image.header.phoff
+        loads = self.image.loads
+        if not self.policy["at_phdr_by_segment"]:
+            return bias + phoff + (loads[0].vaddr - loads[0].offset if loads else 0)
+        holding = [s for s in loads if s.file.covers(phoff)]
+        return bias + (phoff - holding[-1].offset + holding[-1].vaddr if holding else 0)
+
+    def brk_end(self, bias: int) -> int:
+        """The highest address of any segment, where the heap begins; not rounded."""
+        return bias + max((s.memory.end for s in self.image.loads), default=0)
+
+
+class _Bss:
+    """Before 6.6: what lies between the highest p_filesz end and the highest p_memsz end is one area."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.file_end = self.end = 0
+        self.executable = False
+
+    def note(self, segment: Segment) -> None:
+        self.file_end = max(self.file_end, segment.vaddr + segment.filesz)
+        if segment.memory.end > self.end:
+            self.end = segment.memory.end
+            self.executable = bool(segment.flags & PF_X)
+
+    def fill(self, bias: int) -> None:
+        """Before a further segment of a program."""
+        if self.end > self.file_end:
+            self._zero_pages(bias)
+            self.loader._clear(self.file_end + bias)
+
+    def finish(self, bias: int) -> None:
+        """After the last one."""
+        if self.loader.program:
+            self._zero_pages(bias)
+            if self.end == self.file_end:
+                return
+        if not self.loader._clear(self.file_end + bias):
+            raise MapError(errno.EFAULT, "the page where zeroes begin cannot be written")
+        if not self.loader.program:
+            self._zero_pages(bias)
+
+    def _zero_pages(self, bias: int) -> None:
+        page = self.loader.page
+        start, end = round_up(self.file_end + bias, page), round_up(self.end + bias, page)
+        if end > start:
+            self.loader.mappings.brk(start, end - start, executable=self.executable)
