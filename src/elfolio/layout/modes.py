@@ -92,10 +92,10 @@ def separation(starts: Sequence[tuple[int, int, int]], largest: int) -> Separati
     """
     if any(flags & _WX == _WX for flags, _, _ in starts):
         return Separation("omagic")
+    if starts and largest < _SMALLEST_PAGE:
+        return Separation("nmagic")
     if len(starts) < 2:
         return Separation("one segment" if starts else "no segment")
-    if largest < _SMALLEST_PAGE:
-        return Separation("nmagic")
     counts = [0, 0, 0, 0]
     gnu = False
     before = starts[0][0]
