@@ -1,6 +1,7 @@
 """elf.dynamic: what the dynamic linker reads of a file. In: bytes of an ELF64 object. Out: Dynamic, or ElfError.
 
-Names are the ELF specification's (System V ABI, chapters 4 and 5) and the GNU hash section's.
+Names are the ELF specification's (System V ABI, chapters 4 and 5) and the GNU hash section's. It shares nothing with
+`reader`, because the spawn room imports it with every start: docs/decisions/elf-room.md has the figures.
 """
 
 import struct
@@ -67,7 +68,9 @@ def read_dynamic(data: bytes | memoryview, name: str = "") -> Dynamic:
     something points outside of it."""
     try:
         return _read(memoryview(data), name)
-    except (struct.error, StopIteration, IndexError, UnicodeDecodeError) as error:
+    except ElfError:
+        raise
+    except (struct.error, StopIteration, LookupError, ValueError, OverflowError) as error:
         raise ElfError(name, f"truncated or malformed: {error}") from error
 
 
@@ -141,8 +144,12 @@ def _symbols(
     count = _symbol_count(data, segments, tags)
     table = _at(data, segments, tags[_DT_SYMTAB][0], count * _SYM.size)
     found: dict[str, Symbol] = {}
+    left = 8 * len(strings) + 4096  # names share tails, but a file cannot ask for more than a few times its size
     for name, _, _, section, value, _ in _SYM.iter_unpack(table[: len(table) // _SYM.size * _SYM.size]):
         text = _string(strings, name)
+        left -= len(text)
+        if left < 0:
+            raise ValueError("strings that overlap too much")
         if section != 0 or text not in found:  # another version of the same name may be an import
             found[text] = Symbol(value, section != 0)
     return found

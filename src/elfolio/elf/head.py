@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfHead, Fault, Header, Segment
 
-__all__ = ["Form", "read_head", "table_end"]
+__all__ = ["FORMS", "Form", "form_of", "parse_head", "table_end"]
 
 
 class Form(NamedTuple):
@@ -48,6 +48,7 @@ FORMS = {
     (c.ELFCLASS32, c.ELFDATA2LSB): _form(32, "little"),
     (c.ELFCLASS32, c.ELFDATA2MSB): _form(32, "big"),
 }
+_BY_HEADER = {(form.bits, form.byteorder): form for form in FORMS.values()}
 _NATIVE = {
     c.EM_X86_64: (c.ELFCLASS64, c.ELFDATA2LSB),
     c.EM_AARCH64: (c.ELFCLASS64, c.ELFDATA2LSB),
@@ -57,7 +58,12 @@ _NATIVE = {
 _PHENTSIZE_AT = {64: 54, 32: 42}
 
 
-def read_head(data: memoryview, name: str, size: int) -> tuple[ElfHead, Form, list[Fault]]:
+def form_of(head: ElfHead) -> Form:
+    """The form in which a file was read."""
+    return _BY_HEADER[head.header.bits, head.header.byteorder]
+
+
+def parse_head(data: memoryview, name: str, size: int) -> tuple[ElfHead, Form, list[Fault]]:
     """`data` is the file's beginning, `size` the whole file's. Raises ElfError for what is no ELF file, and where the
     program headers' table is malformed or ends behind `data`."""
     form, faults = _recognise(data, name)
