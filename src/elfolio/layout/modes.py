@@ -31,7 +31,7 @@ class LinkedAs:
     rosegment: bool
     """Read-only data has a segment of its own: --rosegment, or GNU ld with -z separate-code."""
     writable: int
-    """RW segments with a size: lld and mold make two where there is RELRO, GNU ld and gold one."""
+    """RW segments with bytes in the file: lld and mold make two where there is RELRO, GNU ld and gold one."""
     max_page_size: int
     """An estimate: the p_align that most segments have."""
     over_aligned: tuple[int, ...]
@@ -65,12 +65,12 @@ def linked_as(layout: Layout) -> LinkedAs:
     largest = usual_align([load.segment.align for load in loads])
     segments = [load.segment for load in loads]
     found = separation([(s.flags, s.offset, s.vaddr) for s in segments], largest)
-    over = tuple(x.index for x in loads if is_power_of_two(x.segment.align) and x.segment.align > largest)
+    over = tuple(x.index for x in layout.in_memory if is_power_of_two(x.segment.align) and x.segment.align > largest)
     readable = [s.perms for s in segments if s.perms == "r--"]
     return LinkedAs(
         code=found.code,
         rosegment=bool(readable),
-        writable=sum(load.is_writable for load in layout.in_memory),
+        writable=sum(load.is_writable for load in loads),
         max_page_size=largest,
         over_aligned=over,
         congruence=layout.congruence,

@@ -65,6 +65,7 @@ class Summary(NamedTuple):
     rosegment: bool
     """Read-only data has a segment of its own."""
     writable_segments: int
+    """With bytes in the file: two where the linker keeps RELRO apart."""
     ready_16k: bool
     """Whether pages of 16 KiB can map it as it is: p_align, congruence, no page wanted by two segments."""
     ready_64k: bool
@@ -118,12 +119,12 @@ def summarise(e_type: int, phdrs: Iterable[Phdr], size: int) -> Summary:
     by_address = sorted((p for p in loads if p[_MEMSZ]), key=itemgetter(_VADDR, _MEMSZ))
     by_offset = sorted((p for p in loads if p[_FILESZ]), key=itemgetter(_OFFSET, _FILESZ))
     shared, file_padding, file_end = _in_file(by_offset)
-    memory_padding, gaps, writable = _in_memory(by_address)
+    memory_padding, gaps = _in_memory(by_address)
     skews = 0
     for p in by_offset:
         skews |= p[_VADDR] ^ p[_OFFSET]
     congruence = skews & -skews or WHOLE
-    smallest = min(aligns, default=1)
+    smallest = min(aligns, default=WHOLE)
     fit = congruence >= 16384 and all(is_power_of_two(a) for a in aligns)
     backed = [p for p in by_address if p[_FILESZ]]
     usual = usual_align([p[_ALIGN] for p in backed])
@@ -142,7 +143,7 @@ def summarise(e_type: int, phdrs: Iterable[Phdr], size: int) -> Summary:
         congruence,
         separation([(p[_FLAGS], p[_OFFSET], p[_VADDR]) for p in backed], usual).code,
         constants.PF_R in [p[_FLAGS] & 7 for p in backed],
-        writable,
+        len([p for p in backed if p[_FLAGS] & constants.PF_W]),
         fit and smallest >= 16384 and not _collide(by_address, 16384),
         fit and smallest >= 65536 and congruence >= 65536 and not _collide(by_address, 65536),
         relro_memsz,
@@ -193,27 +194,29 @@ def _sum(a: Rungs, b: Rungs) -> Rungs:
 
 def _in_file(loads: Sequence[Phdr]) -> tuple[int, int, int]:
     """Bytes of shared pages, padding, and the end of the last byte; the segments by offset."""
-    shared = padding = reached = pages = 0
+    shared = padding = reached = 0
+    low = high = 0  # the pages of the segment that reaches furthest
     for _, _, offset, vaddr, _, filesz, _, _ in loads:
         before = vaddr % PAGE
         first, last = offset - before, offset - before + (before + filesz + PAGE - 1 & -PAGE)
         if reached:
-            shared += max(0, min(last, pages) - first)
+            shared += max(0, min(last, high) - max(first, low))
             padding += max(0, offset - reached)
-        reached, pages = max(reached, offset + filesz), max(pages, last)
+        if not reached or last > high:
+            low, high = first, last
+        reached = max(reached, offset + filesz)
     return shared, padding, reached
 
 
-def _in_memory(loads: Sequence[Phdr]) -> tuple[int, int, int]:
-    """Padding, gaps, writable segments; the segments by address."""
-    padding = gaps = writable = reached = 0
-    for i, (_, flags, _, vaddr, _, _, memsz, _) in enumerate(loads):
+def _in_memory(loads: Sequence[Phdr]) -> tuple[int, int]:
+    """Padding and gaps; the segments by address."""
+    padding = gaps = reached = 0
+    for i, (_, _, _, vaddr, _, _, memsz, _) in enumerate(loads):
         start, end = vaddr & -PAGE, vaddr + memsz + PAGE - 1 & -PAGE
         padding += end - start - memsz
         gaps += i > 0 and start > reached
         reached = max(reached, end)
-        writable += bool(flags & 2)
-    return padding, gaps, writable
+    return padding, gaps
 
 
 def _collide(loads: Sequence[Phdr], page: int) -> bool:
