@@ -88,7 +88,7 @@ def warm_processes() -> Standing:
     """The templates' processes, and the children that stand by at their sockets. A child that has been taken does
     not: it counts as any other."""
     thermostat = sys.modules.get("elfolio.spawn.thermostat")
-    warmths = [] if thermostat is None else list(thermostat.standing())
+    warmths = [] if thermostat is None else [warmth for _, warmth in thermostat.standing()]
     if not warmths:
         return Standing(frozenset(), frozenset())
     sockets = {_control(warmth.pid): warmth.pid for warmth in warmths}

@@ -25,7 +25,7 @@ def readelf(option: str, path: Path) -> str:
 
 
 def test_it_needs_no_linker(stub: Path) -> None:
-    """There is no relocation, no library that it needs and no symbol that is defined elsewhere: it is copied as it is."""
+    """No relocation, no library that it needs, no symbol that is defined elsewhere: it can be copied as it is."""
     assert "no relocations" in readelf("--relocs", stub)
     assert "(NEEDED)" not in readelf("--dynamic", stub)
     fields = [line.split() for line in readelf("--dyn-syms", stub).splitlines() if line.strip()[:1].isdigit()]

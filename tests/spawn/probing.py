@@ -185,6 +185,27 @@ def await_gone(pid: int) -> None:
 
 
 @contextmanager
+def everything_reaped() -> Iterator[None]:
+    """A thread that waits for any child, as some child watchers do; at the end there are none."""
+    stop = threading.Event()
+
+    def reap() -> None:
+        while not stop.is_set():
+            try:
+                os.wait()
+            except ChildProcessError:
+                continue
+
+    thread = threading.Thread(target=reap)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
 def between_check_and_exec(folder: Path, act: Callable[[], object]) -> Iterator[list[elfolio.Open]]:
     """Actions for a spawn during which `act` is called: the child waits for it at two FIFOs."""
     fifos = folder / "here", folder / "done"

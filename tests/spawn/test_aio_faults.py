@@ -120,34 +120,22 @@ def test_hosts_that_take_the_status() -> None:
 
     def host(ignore: bool) -> list[int]:
         import asyncio
-        import os
         import signal
-        import threading
+        from contextlib import nullcontext
 
         import elfolio
         from elfolio.spawn import thermostat
-
-        stop = threading.Event()
-
-        def reap() -> None:
-            while not stop.is_set():
-                try:
-                    os.wait()
-                except ChildProcessError:
-                    continue
+        from tests.spawn.probing import everything_reaped
 
         async def main() -> list[int]:
             starts = (elfolio.create_subprocess_exec("sh", "-c", f"exit {n}") for n in range(20))
             return list(await asyncio.gather(*[child.wait() for child in await asyncio.gather(*starts)]))
 
-        thread = threading.Thread(target=reap)
         if ignore:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        else:
-            thread.start()
-        codes = asyncio.run(main())
-        stop.set()
-        thermostat.cool()  # who waits until there are no children waits for what stands ready too
+        with nullcontext() if ignore else everything_reaped():
+            codes = asyncio.run(main())
+            thermostat.cool()  # who waits until there are no children waits for what stands ready too
         return codes
 
     for ignore in (True, False):

@@ -139,25 +139,13 @@ def test_the_status_is_right_though_the_host_reaps_everything() -> None:
     """A thread that waits for any child takes the zombies, not the statuses."""
 
     def host() -> list[int]:
-        import os
-        import threading
-
         import elfolio
+        from elfolio.spawn import thermostat
+        from tests.spawn.probing import everything_reaped
 
-        stop = threading.Event()
-
-        def reap() -> None:
-            while not stop.is_set():
-                try:
-                    os.wait()
-                except ChildProcessError:
-                    continue
-
-        thread = threading.Thread(target=reap)
-        thread.start()
-        codes = [elfolio.run(["sh", "-c", f"exit {n}"]).returncode for n in range(40)]
-        stop.set()
-        thread.join()
+        with everything_reaped():
+            codes = [elfolio.run(["sh", "-c", f"exit {n}"]).returncode for n in range(40)]
+            thermostat.cool()
         return codes
 
     codes = in_fresh_host(host)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 import elfolio
 from elfolio.spawn import thermostat
 from tests.spawn.comparing import Run
+from tests.spawn.kindling import await_standing
 from tests.spawn.probing import children, in_fresh_host
 
 
@@ -130,36 +131,25 @@ def test_a_host_that_waits_for_any_child_stays_cold() -> None:
     """Such a host would wait for a template's process too: `auto` sees that somebody else reaps its children."""
 
     def host() -> list[Any]:
-        import os
-        import threading
-
         import elfolio
+        from tests.spawn.probing import everything_reaped
 
-        stop = threading.Event()
-
-        def reap() -> None:
-            while not stop.is_set():
-                try:
-                    os.wait()
-                except ChildProcessError:
-                    continue
-
-        thread = threading.Thread(target=reap)
-        thread.start()
         template = elfolio.SpawnTemplate("/bin/sh")
-        for _ in range(100):
-            template.spawn(["sh", "-c", ":"]).wait()
-        stop.set()
-        thread.join()  # returns when there are no children at all
+        with everything_reaped():
+            for _ in range(100):
+                template.spawn(["sh", "-c", ":"]).wait()
         return [str(template._heat.reason)]
 
     assert in_fresh_host(host) == ["a host that waits for any child"]
 
 
-def test_cooling_ends_what_stands_ready(warm_sh: elfolio.SpawnTemplate) -> None:
+@pytest.mark.parametrize("cool", [elfolio.SpawnTemplate.cool, lambda _: thermostat.cool()], ids=["its own", "all"])
+def test_cooling_ends_what_stands_ready(
+    warm_sh: elfolio.SpawnTemplate, cool: Callable[[elfolio.SpawnTemplate], None]
+) -> None:
     """After `cool` there is no child but those that were started; a later start may warm again."""
     running = warm_sh.spawn(["sh", "-c", "cat; exit 5"], stdin=elfolio.PIPE)
-    thermostat.cool()
+    cool(warm_sh)
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         assert file.read().split() == [str(running.pid)]
     with running:
@@ -167,6 +157,33 @@ def test_cooling_ends_what_stands_ready(warm_sh: elfolio.SpawnTemplate) -> None:
     assert running.returncode == 5
     child = warm_sh.spawn(["sh", "-c", "exit 3"])
     assert (child.wait(), child.temperature) == (3, "warm")
+
+
+def test_auto_is_warm_again_when_that_is_earned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `cool` an `auto` template waits for as many starts as at first."""
+    monkeypatch.setattr(thermostat.policy, "eager", False)
+    monkeypatch.setattr(thermostat.policy, "starts", 5)
+    with elfolio.SpawnTemplate("/bin/true") as template:
+        temperatures = []
+        for number in range(14):
+            if number == 7:
+                template.cool()
+                assert children() == []
+            with template.spawn(["true"]) as child:
+                temperatures.append(child.temperature)
+    assert temperatures == (["cold"] * 5 + ["warm"] * 2) * 2
+
+
+def test_stats_tell_the_memory_of_what_stands_ready(warm_sh: elfolio.SpawnTemplate) -> None:
+    """Processes and bytes by program, where they are asked for; None where nothing stands ready."""
+    assert elfolio.stats().programs["/bin/sh"].standing is None
+    await_standing(warm_sh)
+    standing = elfolio.stats(memory=True).programs["/bin/sh"].standing
+    assert standing is not None
+    assert standing.processes == 3
+    assert 0 < (standing.pss or 0) < (standing.rss or 0)
+    warm_sh.cool()
+    assert elfolio.stats(memory=True).programs["/bin/sh"].standing is None
 
 
 def test_its_process_is_not_counted() -> None:

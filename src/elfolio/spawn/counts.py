@@ -3,9 +3,13 @@
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from elfolio import _native
+
+if TYPE_CHECKING:
+    from elfolio.spawn.footprint import Footprint
 
 __all__ = ["ProgramCounts", "ProgramStats", "Stats", "counts_for", "standard_path", "stats"]
 
@@ -30,6 +34,8 @@ class ProgramStats:
     """Nanoseconds spent in revalidation, in clone to exec, and in children's lives, waited for."""
     launch_ns: int
     life_ns: int
+    standing: "Footprint | None" = None
+    """What stands ready for it, where that was asked for: processes, and bytes of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,21 @@ def standard_path(reason: str) -> None:
         _standard[reason] += 1
 
 
-def stats() -> Stats:
-    """Totals of this process: every program that was started, and what was left to the standard library."""
+def stats(*, memory: bool = False) -> Stats:
+    """Totals of this process: every program that was started, and what was left to the standard library.
+
+    `memory`: look too at what stands ready for warm starts (`standing`), which reads some files of /proc for each.
+    """
     with _lock:
         programs = dict(_programs)
         standard = dict(_standard)
-    return Stats({name: counts.frozen() for name, counts in programs.items()}, standard)
+    totals = {name: counts.frozen() for name, counts in programs.items()}
+    if memory:
+        from elfolio.spawn.footprint import footprint
+        from elfolio.spawn.thermostat import standing
+
+        ready = [(whose, warmth.pid) for whose, warmth in standing()]
+        for name, counts in programs.items():
+            if pids := [pid for whose, pid in ready if whose is counts]:
+                totals[name] = replace(totals[name], standing=footprint(pids))
+    return Stats(totals, standard)

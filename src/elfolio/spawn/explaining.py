@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from elfolio import _native
 from elfolio.errors import InvalidArgument
 from elfolio.spawn.entry import NotWarm
+from elfolio.spawn.footprint import footprint, standbys
 from elfolio.spawn.inspection import examine, loader_variable
 from elfolio.spawn.linked import key_now
 from elfolio.spawn.options import Options, SpawnKeywords
@@ -258,43 +259,18 @@ def _process(heat: "Thermostat") -> WarmProcess | None:
     warmth = heat.warmth
     if warmth is None:
         return None
-    standbys = tuple(_standbys(warmth.pid))
-    rolls = [roll for pid in (warmth.pid, *standbys) if (roll := _rollup(pid))]
+    memory = footprint([warmth.pid])
     names = None
     if warmth.variables is not None:
         names = (*(f"{prefix}*" for prefix in _PREFIXES), *map(os.fsdecode, warmth.variables))
     return WarmProcess(
         pid=warmth.pid,
-        standbys=standbys,
-        rss=sum(roll["Rss"] for roll in rolls) if rolls else None,
-        pss=sum(roll["Pss"] for roll in rolls) if rolls else None,
+        standbys=tuple(standbys(warmth.pid)),
+        rss=memory.rss,
+        pss=memory.pss,
         age=time.monotonic() - warmth.born,
         served=warmth.warm.facts()[2],
         start_seconds=warmth.seconds,
         objects=warmth.objects,
         variables=names,
     )
-
-
-def _standbys(pid: int) -> Iterator[int]:
-    """Children of ours that stand at the process's socket."""
-
-    def socket_of(pid: int) -> str | None:
-        with suppress(OSError):
-            return os.readlink(f"/proc/{pid}/fd/{_native.WARM_FD_CONTROL}")
-        return None
-
-    ours = socket_of(pid)
-    for path in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):
-            for child in map(int, path.read_text().split()):
-                if ours is not None and child != pid and socket_of(child) == ours:
-                    yield child
-
-
-def _rollup(pid: int) -> dict[str, int]:
-    """Bytes, by the names of /proc/PID/smaps_rollup; empty where it cannot be read."""
-    with suppress(OSError):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-        return {name: int(value.split()[0]) * 1024 for name, _, value in (line.partition(":") for line in lines)}
-    return {}

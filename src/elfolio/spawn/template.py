@@ -137,6 +137,17 @@ class SpawnTemplate:
         if held is not None:
             names.unlink_for(held.exec_fd)
 
+    def cool(self) -> None:
+        """Ends what stands ready for warm starts, if anything does; children that were started live on.
+
+        For a caller that is about to wait for all its children, or to unmount a file system. The template stays usable:
+        "warm" makes a new process at the next start, "auto" when it has been earned again.
+        """
+        if self.temperature == "auto":
+            self._heat.rest()
+        else:
+            self._heat.cool()
+
     @property
     def leased(self) -> bool:
         """Whether in-place writers are held off during a spawn."""

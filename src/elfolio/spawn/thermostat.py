@@ -227,7 +227,7 @@ class Thermostat:
             self._replace(self.warmth, policy.starts, worn=True)
 
     def cool(self) -> None:
-        """Ends the process, if there is one; children live on."""
+        """Ends the process, if there is one; children live on. The next start may make another."""
         self._let_go(self.warmth)
 
     def close(self) -> None:
@@ -255,9 +255,10 @@ def _cool_idle() -> None:
             heat.rest()
 
 
-def standing() -> Iterator[Warmth]:
-    """What stands ready in this process, whoever's template it is of: its processes are children of the host."""
-    return (heat.warmth for heat in _have_tried() if heat.warmth is not None)
+def standing() -> Iterator[tuple[ProgramCounts, Warmth]]:
+    """What stands ready in this process, by program, whoever's template it is of: its processes are children of the
+    host."""
+    return ((heat.counts, warmth) for heat in _have_tried() if (warmth := heat.warmth) is not None)
 
 
 def cool() -> None:
