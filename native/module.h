@@ -33,6 +33,8 @@ extern PyTypeObject *warm_plan_type;
 /* The return code of a child whose status somebody else took, on a kernel that keeps none. */
 #define LOST_CODE 255
 
+/* tp_dealloc of an object that holds no other. */
+void plain_dealloc(PyObject *self);
 /* Sets OSError (or its subclass) and returns NULL. */
 PyObject *raise_errno(int err);
 PyObject *usage_tuple(const struct rusage *usage);
@@ -41,6 +43,7 @@ PyObject *process_unborn(PyTypeObject *type, PyObject *counts);
 void process_born(PyObject *self, const struct launch *l, const struct image_result *r);
 /* What these objects hold, for as long as they live. */
 struct warm *warm_of(PyObject *warm);
+const struct surroundings *surroundings_of(PyObject *surroundings);
 const struct warm_plan *warm_plan_of(PyObject *plan);
 struct rendezvous *rendezvous_of(PyObject *proxy);
 /* The steps that a Steps object holds, for as long as it lives. */

@@ -1,7 +1,7 @@
-/* py_warm: elfolio._native.Warm, a template's process; Surroundings, what it was born into; WarmPlan, what a spawn
- * sends to it. */
+/* py_warm: elfolio._native.Warm, a template's process and those who stand by. */
 #include "module.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,148 +9,6 @@
 #include <unistd.h>
 
 #include "warm.h"
-
-/* --- Surroundings ---------------------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject ob_base;
-    struct surroundings surroundings;
-} SurroundingsObject;
-
-static PyObject *surroundings_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    (void)kwargs;
-    if (!PyArg_ParseTuple(args, ""))
-        return NULL;
-    SurroundingsObject *self = (SurroundingsObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    int err = self ? surroundings_read(&self->surroundings, 0, 1) : 0;
-    if (err) {
-        raise_errno(err);
-        Py_CLEAR(self);
-    }
-    return (PyObject *)self;
-}
-
-static void plain_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
-}
-
-static PyObject *surroundings_py_differ(PyObject *self, PyObject *other)
-{
-    if (Py_TYPE(other) != surroundings_type) {
-        PyErr_SetString(PyExc_TypeError, "Surroundings are compared with Surroundings");
-        return NULL;
-    }
-    return PyLong_FromLong(surroundings_differ(&((SurroundingsObject *)self)->surroundings,
-                                               &((SurroundingsObject *)other)->surroundings));
-}
-
-static PyMethodDef surroundings_methods[] = {
-    {"differ", surroundings_py_differ, METH_O, "differ(other) -> 0, or which part of them is another (enum drift)."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot surroundings_slots[] = {
-    {Py_tp_new, (void *)surroundings_new},
-    {Py_tp_dealloc, (void *)plain_dealloc},
-    {Py_tp_methods, surroundings_methods},
-    {Py_tp_doc, "Surroundings(): what a child of the calling thread would inherit now."},
-    {0, NULL},
-};
-
-PyType_Spec surroundings_spec = {.name = "elfolio._native.Surroundings",
-                                 .basicsize = sizeof(SurroundingsObject),
-                                 .flags = Py_TPFLAGS_DEFAULT,
-                                 .slots = surroundings_slots};
-
-/* --- WarmPlan -------------------------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject ob_base;
-    PyObject *steps;
-    struct warm_plan plan;
-} WarmPlanObject;
-
-const struct warm_plan *warm_plan_of(PyObject *self)
-{
-    return &((WarmPlanObject *)self)->plan;
-}
-
-static int numbers_from(PyObject *sequence, int *to, uint32_t *count)
-{
-    Py_ssize_t n = PySequence_Size(sequence);
-    if (n < 0 || n > WARM_FDS) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_ValueError, "too many descriptors");
-        return -1;
-    }
-    *count = (uint32_t)n;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *item = PySequence_GetItem(sequence, i);
-        to[i] = item ? (int)PyLong_AsLong(item) : -1;
-        Py_XDECREF(item);
-        if (PyErr_Occurred())
-            return -1;
-    }
-    return 0;
-}
-
-static PyObject *warm_plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    PyObject *steps, *sources, *targets, *kept;
-    unsigned flags;
-    int highest, may_fail, may_block, repeatable;
-    uint32_t target_count;
-    (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O!IOOOippp", steps_type, &steps, &flags, &sources, &targets, &kept, &highest,
-                          &may_fail, &may_block, &repeatable))
-        return NULL;
-    WarmPlanObject *self = (WarmPlanObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    if (!self)
-        return NULL;
-    struct warm_plan *p = &self->plan;
-    struct launch l;
-    if (numbers_from(sources, p->source, &p->fd_count) || numbers_from(targets, p->target, &target_count) ||
-        numbers_from(kept, p->kept, &p->kept_count)) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    steps_of(steps, &l);
-    self->steps = Py_NewRef(steps);
-    p->steps = l.steps;
-    p->step_count = l.step_count;
-    p->blob = l.blob;
-    p->blob_bytes = (uint32_t)blob_bytes_of(steps);
-    p->flags = flags;
-    p->highest = highest;
-    p->may_fail = may_fail;
-    p->may_block = may_block;
-    p->repeatable = repeatable;
-    return (PyObject *)self;
-}
-
-static void warm_plan_dealloc(PyObject *self)
-{
-    Py_CLEAR(((WarmPlanObject *)self)->steps);
-    plain_dealloc(self);
-}
-
-static PyType_Slot warm_plan_slots[] = {
-    {Py_tp_new, (void *)warm_plan_new},
-    {Py_tp_dealloc, (void *)warm_plan_dealloc},
-    {Py_tp_doc, "WarmPlan(steps, flags, sources, targets, kept, highest, may_fail, may_block, repeatable): see struct warm_plan."},
-    {0, NULL},
-};
-
-PyType_Spec warm_plan_spec = {.name = "elfolio._native.WarmPlan",
-                              .basicsize = sizeof(WarmPlanObject),
-                              .flags = Py_TPFLAGS_DEFAULT,
-                              .slots = warm_plan_slots};
-
-/* --- Warm ------------------------------------------------------------------------------------------ */
 
 typedef struct {
     PyObject ob_base;
@@ -240,55 +98,81 @@ static int environment_from(struct warm *w, PyObject *strings)
     return 0;
 }
 
+/* A copy that is no standard stream: one that the host has closed stays closed, it may open it again. -1: an exception. */
+static int own_copy(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0)
+        raise_errno(errno);
+    return copy;
+}
+
 static PyObject *warm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *surroundings, *objects, *environment, *variables;
-    int socket, taken, slots, pid, pidfd, whole;
+    PyObject *surroundings;
+    int socket, taken, slots;
     unsigned long long peer, rotate_after;
     long long max_age_ns, idle_ns;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "iiiKiiO!O!O!pO!KLL", &socket, &taken, &slots, &peer, &pid, &pidfd, surroundings_type, &surroundings,
-                          &PyList_Type, &objects, &PyList_Type, &environment, &whole, &PyList_Type, &variables,
+    if (!PyArg_ParseTuple(args, "iiiKO!KLL", &socket, &taken, &slots, &peer, surroundings_type, &surroundings,
                           &rotate_after, &max_age_ns, &idle_ns))
         return NULL;
     WarmObject *self = (WarmObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (!self)
         return NULL;
     struct warm *w = &self->warm;
+    w->socket = w->taken = w->pidfd = -1;
+    w->dead = 1; /* until it stands */
+    w->surroundings = *surroundings_of(surroundings);
+    w->peer_inode = peer;
+    w->rotate_after = rotate_after;
+    w->max_age_ns = max_age_ns;
+    w->idle_ns = idle_ns;
     void *mapped = mmap(NULL, WARM_SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, slots, 0);
     if (mapped == MAP_FAILED) {
-        Py_DECREF(self);
-        return raise_errno(errno);
-    }
-    w->socket = -1; /* the caller's, until there is an object to own it */
-    w->whole_environment = whole;
-    w->surroundings = ((SurroundingsObject *)surroundings)->surroundings;
-    if (objects_from(w, objects) || variables_from(w, variables) || environment_from(w, environment)) {
-        munmap(mapped, WARM_SLOT_BYTES);
+        raise_errno(errno);
         Py_DECREF(self);
         return NULL;
     }
+    w->slots = mapped;
+    int err = 0;
+    if ((taken = own_copy(taken)) < 0 || (socket = own_copy(socket)) < 0 || (err = warm_adopt(w, socket, taken))) {
+        if (err)
+            raise_errno(err);
+        if (taken >= 0)
+            close(taken);
+        if (taken >= 0 && socket >= 0)
+            close(socket);
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *warm_py_stand(PyObject *self, PyObject *args)
+{
+    struct warm *w = &((WarmObject *)self)->warm;
+    PyObject *objects, *environment, *variables;
+    int pid, pidfd, whole;
+    if (!PyArg_ParseTuple(args, "iiO!O!pO!", &pid, &pidfd, &PyList_Type, &objects, &PyList_Type, &environment, &whole,
+                          &PyList_Type, &variables))
+        return NULL;
+    if (w->pid || w->socket < 0) {
+        PyErr_SetString(PyExc_ValueError, "it stands, or is closed");
+        return NULL;
+    }
+    w->whole_environment = whole;
+    if (objects_from(w, objects) || variables_from(w, variables) || environment_from(w, environment))
+        return NULL;
     char exe[32];
     snprintf(exe, sizeof exe, "/proc/%d/exe", pid);
     int err = file_key_read(exe, -1, &w->program);
-    w->peer_inode = peer;
-    w->rotate_after = rotate_after;
-    w->idle_ns = idle_ns;
-    w->max_age_ns = max_age_ns;
-    w->pid = pid;
-    w->pidfd = pidfd;
-    w->taken = taken;
-    w->slots = mapped;
-    w->socket = socket;
-    if (!err)
-        err = warm_adopt(w);
-    if (err) {
-        w->socket = -1;
-        munmap(mapped, WARM_SLOT_BYTES);
-        Py_DECREF(self);
+    if (err)
         return raise_errno(err);
-    }
-    return (PyObject *)self;
+    if ((pidfd = own_copy(pidfd)) < 0)
+        return NULL;
+    warm_stand(w, pid, pidfd);
+    Py_RETURN_NONE;
 }
 
 static void warm_dealloc(PyObject *self)
@@ -333,7 +217,17 @@ static PyObject *warm_facts(PyObject *self, PyObject *unused)
                          w->dead);
 }
 
+static PyObject *warm_descriptors(PyObject *self, PyObject *unused)
+{
+    struct warm *w = &((WarmObject *)self)->warm;
+    (void)unused;
+    return Py_BuildValue("(iii)", w->socket, w->taken, w->pidfd);
+}
+
 static PyMethodDef warm_methods[] = {
+    {"stand", warm_py_stand, METH_VARARGS,
+     "stand(pid, pidfd, objects, environment, whole, variables): this is the process, and what it was born with."},
+    {"descriptors", warm_descriptors, METH_NOARGS, "descriptors() -> what is open here for the process; -1 where closed."},
     {"close", warm_py_close, METH_NOARGS, "close(): ends the process and its standby, and reaps them."},
     {"idle", warm_idle, METH_NOARGS, "idle() -> whether it has not been asked for so long that it ends."},
     {"drift", warm_drift, METH_NOARGS, "drift() -> which part of the surroundings is another than at its birth; 0: none."},
@@ -345,8 +239,8 @@ static PyType_Slot warm_slots[] = {
     {Py_tp_new, (void *)warm_new},
     {Py_tp_dealloc, (void *)warm_dealloc},
     {Py_tp_methods, warm_methods},
-    {Py_tp_doc, "Warm(socket, taken, slots, peer_inode, pid, pidfd, surroundings, objects, environment, whole, variables, rotate_after, max_age_ns, idle_ns): owns the "
-                "socket and the pidfd."},
+    {Py_tp_doc, "Warm(socket, taken, slots, peer_inode, surroundings, rotate_after, max_age_ns, idle_ns): has copies of the "
+                "descriptors. Serves nothing until it stands."},
     {0, NULL},
 };
 

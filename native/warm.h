@@ -65,7 +65,7 @@ struct warm {
     int socket;
     int taken; /* a socket: a byte tells the template that one of its standbys has been taken */
     uint64_t inode, peer_inode;
-    pid_t pid;
+    pid_t pid; /* 0: there is none yet */
     int pidfd;
     struct {
         pid_t pid; /* 0: none */
@@ -89,8 +89,10 @@ struct warm {
     uint32_t variable_count;
 };
 
-/* Takes over everything that is set in *w. 0 or an errno. */
-int warm_adopt(struct warm *w);
+/* Begins with our ends of what leads to a process that is still to come. 0, or an errno: then they stay the caller's. */
+int warm_adopt(struct warm *w, int socket, int taken);
+/* The process is there, and this is its pidfd: it may be asked from now on. */
+void warm_stand(struct warm *w, pid_t pid, int pidfd);
 /* Ends the process and its standby, and reaps them. */
 void warm_close(struct warm *w);
 void warm_free(struct warm *w);

@@ -220,11 +220,9 @@ static void reap_unannounced(struct warm *w)
         closedir(tasks);
 }
 
-void family_end(struct warm *w)
+/* It ends between two births by itself; one that does not is frozen. Whether it did not come to that. */
+static int end_process(struct warm *w)
 {
-    struct birth birth;
-    int fd;
-    /* It ends between two births by itself; one that does not is frozen. */
     int killed = child_has_ended(w->pidfd, 0);
     shutdown(w->socket, SHUT_WR);
     if (!child_has_ended(w->pidfd, LEAVE_NS)) {
@@ -232,6 +230,14 @@ void family_end(struct warm *w)
         sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, 0, 0);
     }
     reap(w->pid, w->pidfd);
+    return killed;
+}
+
+void family_end(struct warm *w)
+{
+    struct birth birth;
+    int fd;
+    int killed = w->pid ? end_process(w) : 0;
     for (int i = 0; i <= WARM_DEPTH; i++) {
         known(w, w->standby[i].pid);
         if (w->standby[i].pid)

@@ -49,14 +49,15 @@ void warm_after_fork(void)
     surroundings_after_fork();
 }
 
-int warm_adopt(struct warm *w)
+int warm_adopt(struct warm *w, int socket, int taken)
 {
     w->outgoing = malloc(sizeof *w->outgoing);
     if (!w->outgoing)
         return ENOMEM;
     pthread_mutex_init(&w->lock, NULL);
-    w->inode = socket_inode(w->socket);
-    w->born_ns = w->last_ns = clock_ns();
+    w->socket = socket;
+    w->taken = taken;
+    w->inode = socket_inode(socket);
     w->spins = WARM_SPINS;
     pthread_mutex_lock(&all_lock);
     w->next = all;
@@ -66,6 +67,14 @@ int warm_adopt(struct warm *w)
     all = w;
     pthread_mutex_unlock(&all_lock);
     return 0;
+}
+
+void warm_stand(struct warm *w, pid_t pid, int pidfd)
+{
+    w->pid = pid;
+    w->pidfd = pidfd;
+    w->born_ns = w->last_ns = clock_ns();
+    w->dead = 0;
 }
 
 void warm_close(struct warm *w)

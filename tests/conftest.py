@@ -25,15 +25,17 @@ hypothesis.settings.load_profile("elfolio")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run; each reason says how to force the test."""
-    lacking = []
-    if os.geteuid() != 0:
-        lacking.append(("root", "needs root; to force: sudo .venv/bin/python -m pytest -m root"))
-    if shutil.which(f"qemu-system-{os.uname().machine}") is None:
-        lacking.append(("qemu", "needs qemu; to force: apt-get install qemu-system, then pytest -m qemu"))
-    for name, reason in lacking:
-        for item in items:
-            if item.get_closest_marker(name):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    for item in items:
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            reason = "needs root; to force: sudo .venv/bin/python -m pytest -m root"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        qemu = item.get_closest_marker("qemu")
+        if qemu is None:
+            continue
+        emulator = f"qemu-system-{qemu.args[0] if qemu.args else os.uname().machine}"
+        if shutil.which(emulator) is None:
+            reason = f"needs {emulator}; to force: apt-get install qemu-system, then pytest -m qemu"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @dataclass(frozen=True)

@@ -78,18 +78,23 @@ class Warm:
         taken: int,
         slots: int,
         peer_inode: int,
-        pid: int,
-        pidfd: int,
         surroundings: Surroundings,
-        objects: list[tuple[bytes, tuple[int, ...] | None]],
-        environment: list[bytes],
-        whole: bool,
-        variables: list[bytes],
         rotate_after: int,
         max_age_ns: int,
         idle_ns: int,
         /,
     ) -> Warm: ...
+    def stand(
+        self,
+        pid: int,
+        pidfd: int,
+        objects: list[tuple[bytes, tuple[int, ...] | None]],
+        environment: list[bytes],
+        whole: bool,
+        variables: list[bytes],
+        /,
+    ) -> None: ...
+    def descriptors(self) -> tuple[int, int, int]: ...
     def close(self) -> None: ...
     def drift(self) -> int: ...
     def idle(self) -> bool: ...

@@ -7,7 +7,7 @@ import pytest
 
 from tests.lab import boot, foreign, kernels
 
-pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+pytestmark = [pytest.mark.qemu("aarch64"), pytest.mark.slow]
 
 EXAMPLES = 20
 HERE = Path(__file__).resolve().parent

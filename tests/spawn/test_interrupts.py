@@ -1,75 +1,18 @@
 """KeyboardInterrupt between any two steps of Python: what was begun is undone, and nothing is closed twice."""
 
-import dis
 import gc
 import os
 import signal
-import sys
-import warnings
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 
 import elfolio
+from tests.spawn.interrupting import FEWER_POINTS, interrupted
 from tests.spawn.probing import alive, children, open_fds
 
 # Exact to the instruction, and so are the exceptions: of a cold start.
 pytestmark = pytest.mark.usefixtures("cold")
-
-CHECKED = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"}
-"""After these CPython looks for signals (Python/ceval.c, CHECK_EVAL_BREAKER), and nowhere else."""
-
-
-FEWER_POINTS = sys.version_info >= (3, 12)
-"""sys.settrace reports instructions of fewer frames there."""
-
-
-class Interrupter:
-    """Raises KeyboardInterrupt at the `at`th point in elfolio's Python at which a signal could."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.seen = 0
-        self.last: dict[FrameType, str] = {}
-
-    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
-        if f"{os.sep}elfolio{os.sep}" not in frame.f_code.co_filename:
-            return None
-        frame.f_trace_opcodes = True
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, argument: object) -> Any:
-        if event == "return":
-            self.last.pop(frame, None)
-        if event != "opcode":
-            return self._step
-        last = self.last.get(frame, "")
-        self.last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-        if last in CHECKED:
-            self.seen += 1
-            if self.seen == self.at:
-                raise KeyboardInterrupt
-        return self._step
-
-
-def interrupted(use: Callable[[], object], at: int) -> bool:
-    """Runs `use`, interrupted at that point; False where it ended before."""
-    interrupter, before, hook = Interrupter(at), sys.gettrace(), sys.unraisablehook
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        sys.unraisablehook = lambda _: None  # an interrupt inside a finaliser
-        sys.settrace(interrupter)
-        try:
-            use()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-            sys.unraisablehook = hook
-            interrupter.last.clear()  # the frames hold what they were about
-    return interrupter.seen >= at
 
 
 def end_all(template: elfolio.SpawnTemplate) -> None:

@@ -97,11 +97,13 @@ def test_without_descriptors_it_starts_cold_or_not_at_all() -> None:
         import resource
 
         import elfolio
+        from tests.spawn.kindling import await_standing
         from tests.spawn.probing import children, open_fds
 
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
         template, ends = elfolio.SpawnTemplate("/bin/sh", temperature="warm"), []
         template.spawn(["sh", "-c", ":"]).wait()
+        await_standing(template)
         before = len(open_fds())
         for spare in range(14):
             taken = []
@@ -122,8 +124,8 @@ def test_without_descriptors_it_starts_cold_or_not_at_all() -> None:
         return [ends, children(), len(open_fds()) <= before]
 
     ends, left, as_before = in_fresh_host(host)
-    assert set(ends) == {3, 24}
-    assert ends == sorted(ends, reverse=True)
+    assert set(ends) == {3, 24}  # in no order: a standby that is known already needs none
+    assert ends[-1] == 3
     assert (left, as_before) == ([], True)
 
 

@@ -128,15 +128,22 @@ class Thermostat:
     def kindle(self, pinned: int, launch: Launch, name: str | bytes) -> None:
         """Starts the process, unless another thread is at it; `pinned` is the program's descriptor. What fails is
         remembered, not raised."""
-        if not self._lock.acquire(blocking=False):
+        before = self.started
+        if self._lock.locked():
             return
+        with self._lock:  # in this form, because an interrupt behind a call to acquire() would leave it held
+            if self.started == before:  # else another thread has tried, since the caller looked
+                self._try(pinned, launch, name)
+
+    def _try(self, pinned: int, launch: Launch, name: str | bytes) -> None:
         try:
-            if self.warm is not None:  # by another thread, since the caller looked
+            if self.warm is not None:
                 return
             if self.temperature == "auto" and self.counts.elsewhere >= policy.reaped:
                 raise NotWarm(_REAPED)
             _cool_idle()
             self.started += 1
+            _tried.add(self)
             warmth = warming.start(examine(pinned), launch, name, *self.limits, self._idle)
             if drift := warmth.warm.drift():  # at once: what cannot even be asked here, such as kcmp(2)
                 warmth.warm.close()
@@ -147,7 +154,6 @@ class Thermostat:
             if self.flags:
                 self.image = warmth.image
             self._adopt(warmth)
-            _tried.add(self)
         except NotWarm as error:
             # Not the exception itself: its frames hold the files that the template lets go of.
             self.reason = NotWarm(error.reason, error.detail, lasts=error.lasts)
@@ -157,8 +163,6 @@ class Thermostat:
         except OSError as error:
             self.reason = NotWarm("resources", str(error), lasts=False)
             self._wait_longer()
-        finally:
-            self._lock.release()
 
     def _adopt(self, warmth: Warmth) -> None:
         with self._swap:
@@ -237,7 +241,7 @@ class Thermostat:
 
 
 _tried: "weakref.WeakSet[Thermostat]" = weakref.WeakSet()
-"""Those that have had a process."""
+"""Those that have tried for a process."""
 
 
 def _have_tried() -> list[Thermostat]:

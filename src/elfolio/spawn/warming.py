@@ -46,8 +46,6 @@ class Warmth:
     pid: int
     image: "Image"
     """What it is linked with: the C core's indices of objects count these."""
-    descriptors: tuple[int, ...]
-    """What is open here for it; a pidfd for each of its children that stand by, which come and go, is not among it."""
     seconds: float
     """What it took to start it."""
     born: float
@@ -64,6 +62,11 @@ class Warmth:
         return tuple(os.fsdecode(path) for path, _ in self.image)
 
     @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What is open here for it; the pidfds of its children that stand by, which come and go, are not among it."""
+        return self.warm.descriptors()
+
+    @property
     def dead(self) -> bool:
         """Whether it will serve no start any more."""
         return bool(self.warm.facts()[4])
@@ -75,8 +78,10 @@ def start(
     """Starts it; `name` is its argv[0]. Raises NotWarm with the reason, and leaves nothing behind then."""
     began = time.monotonic()
     with ExitStack() as stack:
-        ours, taken, slots, theirs, options = _channel(stack)
         born_into = _native.Surroundings()
+        ends, options = _channel(stack)
+        # First of all, so that whoever is born later is somebody's to reap, wherever an interrupt comes.
+        warm = _native.Warm(*ends, born_into, rotate_after, int(max_age * 1e9), int(idle * 1e9))
         proxy = _native.Proxy()
         stack.callback(proxy.close)
         tracee = Tracee(proxy)
@@ -88,47 +93,43 @@ def start(
             if child[4] == _native.STEP_TRACE:
                 raise NotWarm("ptrace", os.strerror(child[3]), lasts=False)
             raise NotWarm("launch", os.strerror(child[3]) if child[3] else "refused", lasts=False)
-        child.owned = True
+        patience = threading.Timer(_PATIENCE, child.kill)  # a constructor may wait for ever
+        patience.daemon = True
         try:
-            with _deadline(child):
-                tracee.await_exec()
-                environment = _environment(child.pid)
-                if loader := loader_variable(environment):
-                    raise NotWarm("a loader variable", loader, lasts=False)
-                entry = reach_entry(tracee, program, os.readlink(f"/proc/{child.pid}/exe"))
-                inspect(child.pid, entry)
-                objects = linked_with(entry, began)
-                wipe(tracee, entry, environment)
-                install(tracee, entry, int(idle * 1e9))
-            pidfd = _above_streams(child.pidfd, stack)
-            warm = _native.Warm(
-                ours.fd,
-                taken.fd,
-                slots, theirs, child.pid, pidfd.fd, born_into, objects, environment,
-                entry.reads_all, sorted(entry.reads), rotate_after, int(max_age * 1e9), int(idle * 1e9),
-            )  # fmt: skip
-            descriptors = ours.detach(), taken.detach(), pidfd.detach()
+            patience.start()
+            tracee.await_exec()
+            environment = _environment(child.pid)
+            if loader := loader_variable(environment):
+                raise NotWarm("a loader variable", loader, lasts=False)
+            entry = reach_entry(tracee, program, os.readlink(f"/proc/{child.pid}/exe"))
+            inspect(child.pid, entry)
+            objects = linked_with(entry, began)
+            wipe(tracee, entry, environment)
+            names = sorted(entry.reads)
+            warm.stand(child.pid, child.pidfd, objects, environment, entry.reads_all, names)
+            install(tracee, entry, int(idle * 1e9))
+            child.owned = True  # by `warm`
         except BaseException as error:
             if isinstance(error, NotWarm) and error.reason == "a child process at main":
                 child.kill_tree()  # before the proxy, with which its tracee ends: its children are found by it
             proxy.close()
             child.kill()
             child.wait()
+            warm.close()
             if isinstance(error, TraceeLost):
                 raise NotWarm("ptrace", str(error), lasts=False) from error
             raise
-        pid = child.pid
-        os.close(child.detach())
+        finally:
+            patience.cancel()
     return Warmth(
         warm,
-        pid,
+        child.pid,
         objects,
-        descriptors,
         time.monotonic() - began,
         time.monotonic(),
         born_into,
         tuple(environment),
-        None if entry.reads_all else tuple(sorted(entry.reads)),
+        None if entry.reads_all else tuple(names),
     )
 
 
@@ -144,40 +145,13 @@ def _may_trace(proxy: _native.Proxy) -> None:
         raise NotWarm("seccomp" if filtered else "ptrace", os.strerror(-result), lasts=False)
 
 
-class _Descriptor:
-    """One that is closed unless it has been handed on."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def detach(self) -> int:
-        fd, self.fd = self.fd, -1
-        return fd
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
-def _above_streams(fd: int, stack: ExitStack) -> _Descriptor:
-    """A copy that `stack` closes. A standard stream that the host has closed stays closed: it may open it again."""
-    copy = _Descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 3))
-    stack.callback(copy.close)
-    return copy
-
-
-def _channel(stack: ExitStack) -> tuple[_Descriptor, _Descriptor, int, int, Options]:
-    """Our ends, the inode of the template's socket, and the options that give it what it needs, at its numbers."""
-    end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    stack.enter_context(theirs)
-    with end:
-        ours = _above_streams(end.fileno(), stack)
+def _channel(stack: ExitStack) -> tuple[tuple[int, int, int, int], Options]:
+    """Our ends, the page of slots and the inode of the template's socket, and the options that give it what it needs,
+    at its numbers. `stack` closes all of it."""
+    ours, theirs = map(stack.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     # A socket's wake-up says that the waker is about to sleep: the template is put onto its processor, and not behind
     # the child on the other. An eventfd's does not.
-    telling, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    stack.enter_context(told)
-    with telling:
-        taken = _above_streams(telling.fileno(), stack)
+    telling, told = map(stack.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
     slots = os.memfd_create("elfolio", os.MFD_CLOEXEC)
     stack.callback(os.close, slots)
     os.ftruncate(slots, _native.WARM_SLOT_BYTES)
@@ -194,22 +168,8 @@ def _channel(stack: ExitStack) -> tuple[_Descriptor, _Descriptor, int, int, Opti
         copy = fcntl(fd, F_DUPFD_CLOEXEC, _ABOVE)
         stack.callback(os.close, copy)
         high.append(Dup2(copy, target))
-    options = Options(actions=high)
-    return ours, taken, slots, os.fstat(theirs.fileno()).st_ino, options
-
-
-class _deadline:
-    """Kills a child that does not come to its entry in time: a constructor may wait for ever."""
-
-    def __init__(self, child: Child) -> None:
-        self._timer = threading.Timer(_PATIENCE, child.kill)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+    ends = ours.fileno(), telling.fileno(), slots, os.fstat(theirs.fileno()).st_ino
+    return ends, Options(actions=high)
 
 
 def _environment(pid: int) -> list[bytes]:
