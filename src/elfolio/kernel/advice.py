@@ -1,0 +1,91 @@
+"""kernel.advice: what a policy adds to what is said of a file. In: block runs, Policy. Out: Findings.
+
+The layout room says what a file could have. Here stands what this kernel, on this file system, makes of it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from elfolio.kernel.blocks import Block, Obstacle, Way
+from elfolio.kernel.policy import Policy
+from elfolio.layout.finding import Finding, size_text
+
+__all__ = ["advice", "under"]
+
+_TEXT = frozenset({"text-align", "text-skewed", "text-misplaced"})
+
+
+def under(findings: Iterable[Finding], policy: Policy, *, static: bool) -> Iterator[Finding]:
+    """The layout's findings, with remedies that this kernel knows: before 5.10 (static PIE: 6.10) p_align moves
+    nothing, and where no folio can be huge, what a remedy would win is no cost today."""
+    follows = bool(policy["static_pie_align" if static else "pie_align"])
+    huge = policy.largest_folio >= policy.pmd_size or policy.read_only_thp and policy["read_only_thp_for_fs"]
+    for finding in findings:
+        if finding.id not in _TEXT or (huge and (follows or finding.id != "text-align")):
+            yield finding
+            continue
+        why = (
+            f"{policy.fs.name} has no folios of {size_text(policy.pmd_size)} in this kernel: it wins nothing there"
+            if not huge
+            else "This kernel does not look at p_align, so that the load address is a multiple of it by chance only"
+        )
+        remedy = finding.remedy if huge else f"{finding.remedy}; useful with a kernel and a file system that have them"
+        mend = "link without -pie, at addresses of huge pages" if huge else remedy
+        yield Finding(finding.id, "note", finding.bytes, f"{finding.message} {why}.", mend)
+
+
+def advice(runs: Sequence[Sequence[Block]], policy: Policy, name: str, vmas: int) -> Iterator[Finding]:
+    """Of the blocks of a file's mappings, run by run, all of one block size; `vmas` is how many mappings a process has
+    at its first instruction."""
+    blocks = [block for run in runs for block in run if not block.writable]
+    ready = [block for block in blocks if block.way is Way.FAULT]
+    if ready:
+        yield _ready(ready, name)
+    collapsible = [block for block in blocks if block.way is Way.COLLAPSE]
+    if collapsible:
+        yield _collapsible(collapsible, policy)
+    barred = Counter(block.obstacle for block in blocks)
+    size = blocks[0].size if blocks else 0
+    for obstacle, words in _WORDS.items():
+        if barred[obstacle]:
+            yield _barred(obstacle, barred[obstacle], size, policy, words)
+    cost = vmas * int(policy["vma_bytes"])
+    text = f"{vmas} VMAs at the first instruction take {size_text(cost)} of kernel memory in each process"
+    yield Finding("vmas", "note", cost, f"{text}.")
+
+
+def _ready(blocks: Sequence[Block], name: str) -> Finding:
+    size = size_text(blocks[0].size)
+    many = "huge page" if len(blocks) == 1 else "huge pages"
+    text = f"{len(blocks)} {many} of {size} can be mapped as the file is, where the page cache has folios of {size}"
+    why = "cp, tar and package managers leave folios of 64 KiB; a file written in large pieces has large ones"
+    piece = f"{blocks[0].size >> 10}K"
+    mend = f"dd if={name} of={name}.new bs={piece} && chmod --reference={name} {name}.new && mv {name}.new {name}"
+    return Finding("folios-needed", "note", len(blocks) * blocks[0].size, f"{text}: {why}.", mend)
+
+
+def _collapsible(blocks: Sequence[Block], policy: Policy) -> Finding:
+    size = size_text(blocks[0].size)
+    text = f"{len(blocks)} blocks of {size} become huge pages only when khugepaged or MADV_COLLAPSE has copied them"
+    how = "madvise(MADV_HUGEPAGE), or MADV_COLLAPSE at once" if policy["madvise_collapse"] else "madvise(MADV_HUGEPAGE)"
+    return Finding("collapse-needed", "note", len(blocks) * blocks[0].size, f"{text}.", f"in the program: {how}")
+
+
+_WORDS = {
+    Obstacle.FILESYSTEM: "{fs} has no folios of {size} in this kernel, and it collapses no pages of files",
+    Obstacle.NOT_EXEC: "before 6.8 only executable mappings are collapsed, and these are not",
+    Obstacle.WRITER: "somebody has the file open for writing, so that nothing is collapsed",
+    Obstacle.NEVER: "transparent huge pages are switched off",
+}
+_MENDS = {
+    Obstacle.FILESYSTEM: "move it to xfs (large folios from 5.18), or ext4 with Linux 6.16 or later",
+    Obstacle.NOT_EXEC: "link with -Wl,--no-rosegment (lld), or -Wl,-z,noseparate-code (GNU ld)",
+    Obstacle.WRITER: "close it: fuser -v FILE names who has it open",
+    Obstacle.NEVER: "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+}
+
+
+def _barred(obstacle: Obstacle, count: int, size: int, policy: Policy, words: str) -> Finding:
+    reason = words.format(fs=policy.fs.name, size=size_text(size))
+    text = f"{count} block{'s' * (count > 1)} of {size_text(size)} would fit and cannot be huge: {reason}"
+    return Finding(f"huge-{obstacle}", "cost", count * size, f"{text}.", _MENDS[obstacle])
