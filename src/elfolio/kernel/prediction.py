@@ -1,19 +1,26 @@
 """kernel.prediction: one file under one policy, whole. In: ElfImage, its interpreter's, Policy, Host. Out: Prediction.
 
-What `elfolio explain` shows: the first instruction's address space, the file's own mappings after dynamic linking, and
-for each block of them whether it can be a huge mapping.
+What `elfolio explain` shows: the address space at the first instruction, the file's own mappings after dynamic linking,
+and for each block of them whether it can be a huge mapping.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from elfolio.elf.image import ElfImage
-from elfolio.kernel.blocks import Block
+from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_EXEC
+from elfolio.elf.image import ElfImage, Segment
+from elfolio.kernel.advice import advice, under
+from elfolio.kernel.blocks import Block, block_sizes, blocks
+from elfolio.kernel.execve import ExecError, Execution, execve
+from elfolio.kernel.host import Host
 from elfolio.kernel.policy import Policy
-from elfolio.kernel.space import AddressSpace, Vma
-from elfolio.layout.finding import Finding
+from elfolio.kernel.space import AddressSpace, OpenFile, Vma
+from elfolio.layout.finding import Finding, ranked
+from elfolio.layout.findings import findings
 from elfolio.layout.segments import Layout
+from elfolio.span import Span, round_down
 
-__all__ = ["BlockRun", "Prediction"]
+__all__ = ["BlockRun", "Prediction", "is_program", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,107 @@ class Prediction:
     bias: int
     """The load bias: mapped minus linked address."""
     is_placed: bool
-    """Whether the bias is what this kernel would choose; a shared object has no place of its own, and 0 stands here."""
+    """Whether the bias is what this kernel would choose; a shared object has no place of its own, and lies at 0 here."""
     entropy: int | None
-    """Bits of the load bias that randomisation chooses; None for what is always at the same place."""
+    """Bits of the load bias that randomisation chooses; None where it is not the kernel's to choose."""
     space: AddressSpace | None
     """At the first instruction; None for a file that is not executed."""
     refusal: str
-    """Why the kernel would not execute it; empty where it would."""
+    """Why the kernel would not execute it; empty where it would, or where it is no program."""
     mapped: tuple[Vma, ...]
-    """The file's own mappings once the dynamic linker is done: RELRO protected."""
+    """The file's own mappings, its zero fill among them, once the dynamic linker is done: RELRO protected."""
     runs: tuple[BlockRun, ...]
+    """Of each of them that the file is behind, for each size of block."""
     findings: tuple[Finding, ...]
+
+
+def is_program(image: ElfImage) -> bool:
+    """Whether execve is what maps it: ET_EXEC, and ET_DYN with an interpreter or marked as a program (DF_1_PIE)."""
+    pie = (image.tag(DT_FLAGS_1) or 0) & DF_1_PIE
+    return image.header.type == ET_EXEC or image.interpreter is not None or bool(pie)
+
+
+def predict(
+    image: ElfImage,
+    interpreter: ElfImage | None,
+    policy: Policy,
+    host: Host | None = None,
+    *,
+    file: OpenFile | None = None,
+    interpreter_file: OpenFile | None = None,
+    open_for_writing: bool = False,
+) -> Prediction:
+    """All that is known without running it. The files' names in maps are the OpenFiles', else the images'."""
+    file = file or OpenFile(image.name)
+    layout = Layout(image, policy.page_size)
+    execution, refusal = None, ""
+    if is_program(image):
+        try:
+            execution = execve(image, interpreter, policy, host, file=file, interpreter_file=interpreter_file)
+        except ExecError as error:
+            refusal = str(error.strerror)
+    mapped = _after_linking(image, policy, execution, file)
+    bias = execution.load_bias if execution else 0
+    runs = tuple(_runs(image, policy, mapped, bias, open_for_writing=open_for_writing))
+    return Prediction(
+        image=image,
+        layout=layout,
+        policy=policy,
+        bias=bias,
+        is_placed=execution is not None,
+        entropy=execution.entropy_bits if execution else None,
+        space=execution.space if execution else None,
+        refusal=refusal,
+        mapped=mapped,
+        runs=runs,
+        findings=_findings(image, policy, execution, runs),
+    )
+
+
+def _after_linking(
+    image: ElfImage, policy: Policy, execution: Execution | None, file: OpenFile
+) -> tuple[Vma, ...]:
+    if execution is None:
+        return ()
+    return tuple(vma for vma in execution.space if vma.file == file)
+
+
+def _runs(
+    image: ElfImage, policy: Policy, mapped: Sequence[Vma], bias: int, *, open_for_writing: bool
+) -> Iterator[BlockRun]:
+    for vma in mapped:
+        segment = _segment_of(image, vma, bias, policy.page_size)
+        if segment is None:
+            continue
+        skew = segment.vaddr - segment.offset - (0 if image.header.type == ET_EXEC else _origin(image, policy))
+        for size in block_sizes(policy):
+            found = blocks(
+                vma, policy, size, file_size=image.size, linked_skew=skew, open_for_writing=open_for_writing
+            )
+            yield BlockRun(vma, size, tuple(found))
+
+
+def _origin(image: ElfImage, policy: Policy) -> int:
+    """The address that becomes the load address: an aligned one is no multiple of the alignment before it is added."""
+    return round_down(image.loads[0].vaddr, policy.page_size) if image.loads else 0
+
+
+def _segment_of(image: ElfImage, vma: Vma, bias: int, page: int) -> Segment | None:
+    """The segment whose file pages a mapping shows."""
+    if vma.file is None:
+        return None
+    for segment in image.loads:
+        file = Span(segment.vaddr + bias, segment.vaddr + bias + segment.filesz).pages(page)
+        if file.encloses(vma.span):
+            return segment
+    return None
+
+
+def _findings(
+    image: ElfImage, policy: Policy, execution: Execution | None, runs: Sequence[BlockRun]
+) -> tuple[Finding, ...]:
+    static = image.interpreter is None
+    said = findings(image, policy.page_size, block=policy.pmd_size, vma_bytes=int(policy["vma_bytes"]))
+    huge = [run.blocks for run in runs if run.size == policy.pmd_size]
+    vmas = len(execution.space) if execution else 0
+    return ranked([*under(said, policy, static=static), *advice(huge, policy, image.name, vmas)])

@@ -159,3 +159,143 @@ class Report(Under):
 def as_json(report: Report) -> str:
     """The object, on one line."""
     return json.dumps(report)
+
+
+def as_report(
+    predictions: Sequence["Prediction"],
+    *,
+    linker: str,
+    linked_as: "LinkedAs",
+    relro: "Relro | None",
+    relinked: Sequence[tuple[str, "Relinked"]] = (),
+    comparison: "Comparison | None" = None,
+) -> Report:
+    """The object: one file under each policy, at least one; what it was linked with and as."""
+    image = predictions[0].image
+    report: Report = {
+        "elfolio": "explain",
+        "version": 1,
+        "path": image.name,
+        "type": _type(predictions[0]),
+        "machine": MACHINES.get(image.header.machine, f"machine {image.header.machine}"),
+        "bits": image.header.bits,
+        "size": image.size,
+        "linker": linker,
+        "linked_as": linked_as.code,
+        "evidence": list(linked_as.evidence),
+        "interpreter": image.interpreter,
+        "build_id": image.build_id.hex() if image.build_id else None,
+        "relro": [] if relro is None else [_relro(cost) for cost in relro.costs],
+        "compared": [_under(prediction) for prediction in predictions[1:]],
+        "relink": [_relink(mode, found) for mode, found in relinked],
+        **_under(predictions[0]),
+    }
+    if comparison is not None:
+        report["verify"] = {"equal": comparison.equal, "differences": [str(d) for d in comparison.differences]}
+    return report
+
+
+MACHINES = {3: "i386", 8: "mips", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86-64", 183: "aarch64"}
+MACHINES |= {243: "riscv", 258: "loongarch"}
+"""e_machine, by the names that people use."""
+
+
+def _type(prediction: "Prediction") -> str:
+    """e_type, and what it means."""
+    kind, program = prediction.image.header.type, prediction.is_program
+    if kind == 2:
+        return "ET_EXEC" if prediction.image.interpreter else "ET_EXEC, static"
+    if kind == 3:
+        dynamic = "ET_DYN, PIE" if prediction.image.interpreter else "ET_DYN, static PIE"
+        return dynamic if program else "ET_DYN, shared object"
+    return {1: "ET_REL", 4: "ET_CORE"}.get(kind, f"type {kind}")
+
+
+def _under(p: "Prediction") -> Under:
+    space = p.space if p.space is not None else p.mapped
+    return {
+        "policy": p.policy.name,
+        "rules": _rules(p.policy),
+        "load_bias": p.bias,
+        "placed": p.is_placed,
+        "random_bits": p.entropy,
+        "refusal": p.refusal,
+        "segments": [_segment(load, p) for load in p.layout.loads],
+        "vmas": [_mapping(vma) for vma in space],
+        "linked": [_mapping(vma) for vma in p.mapped],
+        "blocks": [_block(block, run.vma.perms) for run in p.runs for block in run.blocks],
+        "findings": [
+            {"id": f.id, "severity": f.severity, "bytes": f.bytes, "message": f.message, "remedy": f.remedy}
+            for f in p.findings
+        ],
+    }
+
+
+def _rules(policy: "Policy") -> Rules:
+    return {
+        "name": policy.name,
+        "version": ".".join(map(str, policy.version)),
+        "machine": policy.machine,
+        "page_size": policy.page_size,
+        "huge_page": policy.pmd_size,
+        "fs": policy.fs.name,
+        "largest_folio": policy.largest_folio,
+        "libc": policy.libc.name,
+        "random_bits": policy.mmap_rnd_bits,
+        "switches": {name: policy[name] for name in policy.names},
+    }
+
+
+def _segment(load: "Load", prediction: "Prediction") -> Segment:
+    segment = load.segment
+    return {
+        "index": load.index,
+        "perms": segment.perms,
+        "offset": segment.offset,
+        "filesz": segment.filesz,
+        "vaddr": segment.vaddr,
+        "memsz": segment.memsz,
+        "align": segment.align,
+        "mapped": segment.vaddr + prediction.bias,
+        "pages": load.memory.size // load.page,
+        "foreign": load.foreign,
+        "sections": [
+            section.name
+            for section in prediction.image.sections
+            if section.flags & _SHF_ALLOC and segment.memory.encloses(section.memory) and section.size
+        ],
+    }
+
+
+_SHF_ALLOC = 2
+
+
+def _mapping(vma: "Vma") -> Mapping:
+    return {"start": vma.start, "end": vma.end, "perms": vma.perms, "offset": vma.offset, "name": vma.name}
+
+
+def _block(block: "Block", perms: str) -> BlockRow:
+    return {
+        "start": block.memory.start,
+        "size": block.size,
+        "part": [block.part.start, block.part.end],
+        "offset": block.offset,
+        "perms": perms,
+        "way": block.way.value,
+        "obstacle": block.obstacle.value,
+        "lost": block.lost,
+    }
+
+
+def _relro(cost: "RelroCostValue") -> RelroCost:
+    return {
+        "page": cost.page,
+        "protected_pages": cost.protected_pages,
+        "pages": cost.pages,
+        "without": cost.together,
+        "exposed": cost.exposed,
+    }
+
+
+def _relink(mode: str, found: "Relinked") -> Relink:
+    return {"mode": mode, "size": found.size, "segments": [], "uncertain": list(found.uncertain)}
