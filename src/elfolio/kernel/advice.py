@@ -19,7 +19,7 @@ def under(findings: Iterable[Finding], policy: Policy, *, static: bool) -> Itera
     """The layout's findings, with remedies that this kernel knows: before 5.10 (static PIE: 6.10) p_align moves
     nothing, and where no folio can be huge, what a remedy would win is no cost today."""
     follows = bool(policy["static_pie_align" if static else "pie_align"])
-    huge = policy.largest_folio >= policy.pmd_size or policy.read_only_thp and policy["read_only_thp_for_fs"]
+    huge = policy.largest_folio >= policy.pmd_size or (policy.read_only_thp and policy["read_only_thp_for_fs"])
     for finding in findings:
         if finding.id not in _TEXT or (huge and (follows or finding.id != "text-align")):
             yield finding

@@ -42,7 +42,7 @@ class Prediction:
     bias: int
     """The load bias: mapped minus linked address."""
     is_placed: bool
-    """Whether the bias is what this kernel would choose; a shared object has no place of its own, and lies at 0 here."""
+    """Whether the bias is what this kernel would choose; a shared object has no place of its own: 0."""
     entropy: int | None
     """Bits of the load bias that randomisation chooses; None where it is not the kernel's to choose."""
     space: AddressSpace | None
@@ -54,6 +54,11 @@ class Prediction:
     runs: tuple[BlockRun, ...]
     """Of each of them that the file is behind, for each size of block."""
     findings: tuple[Finding, ...]
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is execve that maps it."""
+        return is_program(self.image)
 
 
 def is_program(image: ElfImage) -> bool:
@@ -99,9 +104,7 @@ def predict(
     )
 
 
-def _after_linking(
-    image: ElfImage, policy: Policy, execution: Execution | None, file: OpenFile
-) -> tuple[Vma, ...]:
+def _after_linking(image: ElfImage, policy: Policy, execution: Execution | None, file: OpenFile) -> tuple[Vma, ...]:
     if execution is None:
         return ()
     return tuple(vma for vma in execution.space if vma.file == file)
@@ -116,9 +119,7 @@ def _runs(
             continue
         skew = segment.vaddr - segment.offset - (0 if image.header.type == ET_EXEC else _origin(image, policy))
         for size in block_sizes(policy):
-            found = blocks(
-                vma, policy, size, file_size=image.size, linked_skew=skew, open_for_writing=open_for_writing
-            )
+            found = blocks(vma, policy, size, file_size=image.size, linked_skew=skew, open_for_writing=open_for_writing)
             yield BlockRun(vma, size, tuple(found))
 
 

@@ -5,19 +5,23 @@ Every other rendering of the command, text and HTML, is made from this object.
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+from elfolio.kernel.policy import SWITCHES
 
 if TYPE_CHECKING:
     from elfolio.kernel.blocks import Block
     from elfolio.kernel.policy import Policy
     from elfolio.kernel.prediction import Prediction
     from elfolio.kernel.space import Vma
+    from elfolio.layout.modes import LinkedAs
     from elfolio.layout.relink import Relinked
     from elfolio.layout.relro import Relro
+    from elfolio.layout.relro import RelroCost as Cost
     from elfolio.layout.segments import Load
     from elfolio.measure.verify import Comparison
 
-__all__ = ["Report", "Under", "as_json", "as_report", "rule_lines"]
+__all__ = ["BlockRow", "FindingRow", "Mapping", "Relink", "Report", "Segment", "Under", "as_json", "as_report"]
 
 
 class Rules(TypedDict):
@@ -118,13 +122,27 @@ class Under(TypedDict):
     findings: list[FindingRow]
 
 
+class ProgramHeader(TypedDict):
+    """A program header that a linker would write."""
+
+    type: int
+    flags: int
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+    align: int
+
+
 class Relink(TypedDict):
     """What a linker would make of the same sections."""
 
     mode: str
     size: int
-    segments: list[Segment]
+    segments: list[ProgramHeader]
     uncertain: list[str]
+    """Why something may be otherwise; empty where nothing is known to."""
 
 
 class Verify(TypedDict):
@@ -153,7 +171,8 @@ class Report(Under):
     compared: list[Under]
     """The same under each further policy."""
     relink: list[Relink]
-    verify: NotRequired[Verify]
+    verify: Verify | None
+    """None where it was not asked for."""
 
 
 def as_json(report: Report) -> str:
@@ -172,7 +191,7 @@ def as_report(
 ) -> Report:
     """The object: one file under each policy, at least one; what it was linked with and as."""
     image = predictions[0].image
-    report: Report = {
+    return {
         "elfolio": "explain",
         "version": 1,
         "path": image.name,
@@ -188,11 +207,11 @@ def as_report(
         "relro": [] if relro is None else [_relro(cost) for cost in relro.costs],
         "compared": [_under(prediction) for prediction in predictions[1:]],
         "relink": [_relink(mode, found) for mode, found in relinked],
+        "verify": None
+        if comparison is None
+        else {"equal": comparison.equal, "differences": [str(d) for d in comparison.differences]},
         **_under(predictions[0]),
     }
-    if comparison is not None:
-        report["verify"] = {"equal": comparison.equal, "differences": [str(d) for d in comparison.differences]}
-    return report
 
 
 MACHINES = {3: "i386", 8: "mips", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86-64", 183: "aarch64"}
@@ -242,7 +261,7 @@ def _rules(policy: "Policy") -> Rules:
         "largest_folio": policy.largest_folio,
         "libc": policy.libc.name,
         "random_bits": policy.mmap_rnd_bits,
-        "switches": {name: policy[name] for name in policy.names},
+        "switches": {name: policy[name] for name in SWITCHES},
     }
 
 
@@ -287,7 +306,7 @@ def _block(block: "Block", perms: str) -> BlockRow:
     }
 
 
-def _relro(cost: "RelroCostValue") -> RelroCost:
+def _relro(cost: "Cost") -> RelroCost:
     return {
         "page": cost.page,
         "protected_pages": cost.protected_pages,
@@ -298,4 +317,21 @@ def _relro(cost: "RelroCostValue") -> RelroCost:
 
 
 def _relink(mode: str, found: "Relinked") -> Relink:
-    return {"mode": mode, "size": found.size, "segments": [], "uncertain": list(found.uncertain)}
+    return {
+        "mode": mode,
+        "size": found.size,
+        "segments": [
+            {
+                "type": s.type,
+                "flags": s.flags,
+                "offset": s.offset,
+                "vaddr": s.vaddr,
+                "paddr": s.paddr,
+                "filesz": s.filesz,
+                "memsz": s.memsz,
+                "align": s.align,
+            }
+            for s in found.segments
+        ],
+        "uncertain": list(found.uncertain),
+    }

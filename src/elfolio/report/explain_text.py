@@ -1,0 +1,197 @@
+"""report.explain_text: `elfolio explain` for a terminal or a pipe. In: its Report, a width. Out: text."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
+from elfolio.report.explain import BlockRow, FindingRow, Mapping, Relink, Report, Segment, Under
+from elfolio.report.strip import strip
+from elfolio.span import Span
+
+__all__ = ["as_text", "kind"]
+
+_OBSTACLES = {
+    "": "could be huge",
+    "skewed": "the file has it at an offset that does not fit",
+    "base": "the load address is no multiple",
+    "edge": "part of it lies outside of the mapping",
+    "end": "the file ends there",
+    "filesystem": "the file system has no such folios",
+    "not-exec": "not executable, which this kernel asks for",
+    "writer": "the file is open for writing",
+    "never": "huge pages are switched off",
+}
+_ORDER = "#cxwor-"
+
+
+def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
+    """Everything, for one policy after the other."""
+    lines = list(_head(report, width, ink))
+    for under in (report, *report["compared"]):
+        lines += ["", *_under(under, report, width, ink)]
+    if report["relink"]:
+        lines += ["", *_relinked(report["relink"], report, ink)]
+    verify = report["verify"]
+    if verify is not None:
+        count = len(verify["differences"])
+        word = ink("good", "equal to a real process") if verify["equal"] else ink("error", f"{count} differences")
+        lines += ["", ink("strong", "Verified") + f": {word}", *(f"  {plain(line)}" for line in verify["differences"])]
+    return "\n".join(lines)
+
+
+def kind(perms: str) -> str:
+    """A style's name for permissions: r, rx, rw, rwx or none."""
+    return "".join(letter for letter in perms[:3] if letter != "-") or "none"
+
+
+def _head(report: Report, width: int, ink: Ink) -> Iterator[str]:
+    said = (
+        f"{report['bits']}-bit {report['machine']}, {report['type']}, {size(report['size'])}; "
+        f"linked by {report['linker']}, {report['linked_as']}"
+    )
+    yield ink("strong", plain(report["path"]))
+    yield from wrapped(said, width, "  ")
+    if report["interpreter"]:
+        yield f"  interpreter {plain(report['interpreter'])}"
+
+
+def _under(under: Under, report: Report, width: int, ink: Ink) -> Iterator[str]:
+    rules = under["rules"]
+    yield ink("strong", f"Under {under['policy']}") + (
+        f": {size(rules['page_size'])} pages, {size(rules['huge_page'])} huge pages, {rules['fs']} with folios up to "
+        f"{size(rules['largest_folio'])}, {rules['libc']}"
+    )
+    yield from wrapped(_bias(under), width, "  ")
+    yield ""
+    yield from columns(
+        ("#", "perms", "file offset", "in file", "linked", "in memory", "align", "mapped", "sections"),
+        [_segment(segment) for segment in under["segments"]],
+        right="r rrrrrr",
+        ink=ink,
+    )
+    yield ""
+    yield from _picture(under, report["size"], width, ink)
+    if under["vmas"]:
+        yield ""
+        title = "At its first instruction" if under["placed"] else "Once loaded, from its base"
+        yield ink("strong", title)
+        yield from _mappings(under["vmas"], ink)
+    if under["linked"] and under["linked"] != under["vmas"]:
+        yield ""
+        yield ink("strong", "After dynamic linking, its own")
+        yield from _mappings(under["linked"], ink)
+    yield from _blocks(under["blocks"], width, ink)
+    if under["findings"]:
+        yield ""
+        yield ink("strong", "Findings")
+        for finding in under["findings"]:
+            yield from _finding(finding, width, ink)
+
+
+def _bias(under: Under) -> str:
+    if under["refusal"]:
+        return f"It is not executed: {under['refusal']}."
+    if not under["placed"]:
+        return "A shared object: where it lies is decided when it is loaded; addresses are from its base."
+    bits = under["random_bits"]
+    random = "it lies at the same place always" if not bits else f"{bits} bits of it are random when that is on"
+    return f"Load bias {under['load_bias']:#x} with address randomisation off; {random}."
+
+
+def _segment(segment: Segment) -> tuple[str, ...]:
+    names = segment["sections"]
+    shown = " ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return (
+        str(segment["index"]),
+        segment["perms"],
+        f"{segment['offset']:#x}",
+        size(segment["filesz"]),
+        f"{segment['vaddr']:#x}",
+        size(segment["memsz"]),
+        size(segment["align"]),
+        f"{segment['mapped']:#x}",
+        shown,
+    )
+
+
+def _mappings(mappings: Sequence[Mapping], ink: Ink) -> Iterator[str]:
+    for m in mappings:
+        line = f"{m['start']:012x}-{m['end']:012x} {m['perms']} {m['offset']:08x} {size(m['end'] - m['start']):>9}"
+        yield f"{ink(kind(m['perms']), line)}  {plain(m['name'])}".rstrip()
+
+
+def _picture(under: Under, file_size: int, width: int, ink: Ink) -> Iterator[str]:
+    """The file's pages, and those of them that lie in memory; letters are permissions."""
+    page = under["rules"]["page_size"]
+    segments = [s for s in under["segments"] if s["memsz"]]
+    if not segments:
+        return
+    letters = {"r": "r", "rx": "x", "rw": "w", "rwx": "#", "none": "-"}
+    file = [(Span(s["offset"], s["offset"] + s["filesz"]).pages(page), letters[kind(s["perms"])]) for s in segments]
+    memory = [(Span(s["vaddr"], s["vaddr"] + s["memsz"]).pages(page), letters[kind(s["perms"])]) for s in segments]
+    room = max(20, width - 8)
+    line, step = strip(file, Span(0, file_size).pages(page), page, room, "#xwr-")
+    yield f"file    {_coloured(line, ink)}"
+    whole = Span(min(span.start for span, _ in memory), max(span.end for span, _ in memory))
+    line, memory_step = strip(memory, whole, page, room, "#xwr-", rest=" ")
+    yield f"memory  {_coloured(line, ink)}"
+    each = f"{size(step)} in the file, {size(memory_step)} in memory" if step != memory_step else size(step)
+    yield ink("soft", f"        each letter {each}: r read, x execute, w write, # write and execute, . in no segment")
+
+
+def _coloured(line: str, ink: Ink) -> str:
+    names = {"r": "r", "x": "rx", "w": "rw", "#": "rwx"}
+    return "".join(ink(names[letter], letter) if letter in names else letter for letter in line)
+
+
+def _blocks(rows: Sequence[BlockRow], width: int, ink: Ink) -> Iterator[str]:
+    """One line a mapping and size of block: what each block could be, and why the others cannot."""
+    readable = [row for row in rows if "w" not in row["perms"]]
+    for block in sorted({row["size"] for row in readable}):
+        of_size = [row for row in readable if row["size"] == block]
+        could = sum(row["way"] != "none" for row in of_size)
+        yield ""
+        reasons = Counter(row["obstacle"] for row in of_size if row["way"] == "none")
+        why = "; ".join(f"{count} not: {_OBSTACLES[name]}" for name, count in reasons.most_common())
+        yield ink("strong", f"Blocks of {size(block)}") + f": {could} of {len(of_size)} could be huge mappings"
+        if why:
+            yield from wrapped(why, width, "  ")
+        line = "".join(_letter(row) for row in of_size)
+        for at in range(0, min(len(line), 8 * width), width - 2):
+            yield "  " + "".join(ink(_SHADES[c], c) for c in line[at : at + width - 2])
+
+
+_SHADES = {"#": "good", "+": "good", "b": "warn", "s": "warn", "f": "bad", ".": "soft"}
+
+
+def _letter(row: BlockRow) -> str:
+    """# by a fault, + by a collapse, b for the base, s for skewed, f for a lack of folios, . for an edge."""
+    if row["way"] != "none":
+        return "#" if row["way"] == "fault" else "+"
+    return {"base": "b", "skewed": "s", "edge": ".", "end": "."}.get(row["obstacle"], "f")
+
+
+def _finding(finding: FindingRow, width: int, ink: Ink) -> Iterator[str]:
+    cost = f" [{size(finding['bytes'])}]" if finding["bytes"] else ""
+    first, *rest = wrapped(f"{finding['severity']}{cost}: {finding['message']}", width, "  ")
+    yield ink(finding["severity"], first)
+    yield from rest
+    if finding["remedy"]:
+        yield from wrapped(f"-> {finding['remedy']}", width, "     ")
+
+
+def _relinked(found: Sequence[Relink], report: Report, ink: Ink) -> Iterator[str]:
+    yield ink("strong", "Linked otherwise, from the same sections")
+    rows = [(one["mode"], size(one["size"]), f"{one['size'] - report['size']:+d}", _loads(one)) for one in found]
+    yield from columns(("mode", "file", "against now", "PT_LOAD: offset linked perms"), rows, right=" rr", ink=ink)
+    for doubt in dict.fromkeys(doubt for one in found for doubt in one["uncertain"]):
+        yield f"  uncertain: {plain(doubt)}"
+
+
+def _loads(one: Relink) -> str:
+    letters = ((4, "r"), (2, "w"), (1, "x"))
+    return ", ".join(
+        f"{s['offset']:#x} {s['vaddr']:#x} {''.join(x if s['flags'] & bit else '-' for bit, x in letters)}"
+        for s in one["segments"]
+        if s["type"] == 1
+    )
