@@ -11,7 +11,10 @@ from elfolio import __version__
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {"run": "run one command through a spawn template, as if it had been run itself"}
+COMMANDS = {
+    "explain": "what the kernel would map of a file, page by page, and what keeps it off huge pages",
+    "run": "run one command through a spawn template, as if it had been run itself",
+}
 """Name and summary of what exists."""
 
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from elfolio.cli.parsing import Failure, Parser, byte_count
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from elfolio.elf.image import ElfImage
-    from elfolio.kernel.host import Host
     from elfolio.kernel.policy import Policy
     from elfolio.kernel.prediction import Prediction
     from elfolio.layout.relink import Relinked
+    from elfolio.live.opened import Opened
     from elfolio.report.explain import Report
 
 __all__ = ["prepare_parser", "run"]
@@ -58,12 +60,13 @@ def _run(args: argparse.Namespace) -> int:
     from elfolio.elf.linker import fingerprint
     from elfolio.layout.modes import linked_as
     from elfolio.layout.relro import relro
+    from elfolio.live.opened import opened
     from elfolio.report import explain
 
-    with _Opened(args.file) as (image, data):
-        predictions = [_predict(image, policy, args.file) for policy in _policies(args, image)]
-        made = fingerprint(image, data)
-        relinked = list(_relink(args.relink or (), image, data))
+    with opened(args.file) as found:
+        predictions = [_predict(found, policy) for policy in _policies(args, found.image)]
+        made = fingerprint(found.image, found.data)
+        relinked = list(_relinked(args.relink, found)) if args.relink else []
     layout = predictions[0].layout
     report = explain.as_report(
         predictions,
@@ -74,6 +77,57 @@ def _run(args: argparse.Namespace) -> int:
     )
     _show(args, report)
     return 0 if report["verify"] is None or report["verify"]["equal"] else 1
+
+
+def _policies(args: argparse.Namespace, image: "ElfImage") -> "list[Policy]":
+    """Those asked for, or this machine's; each with the options that change it."""
+    from dataclasses import replace
+
+    from elfolio.kernel.policy import policy
+    from elfolio.live.host import policy_here
+
+    here = policy_here(args.file)
+    machine = _MACHINES.get(image.header.machine, here.machine)
+    found = []
+    for name in args.policy or ():
+        found.append(replace(policy(name), machine=machine, fs=here.fs, libc=here.libc))
+    if not found:
+        found = [here if machine == here.machine else replace(here, machine=machine)]
+    return [one.with_options(page_size=args.page_size, fs=args.fs, libc=args.libc) for one in found]
+
+
+_MACHINES = {3: "x86_64", 62: "x86_64", 183: "aarch64"}
+"""The kernel that runs programs of an e_machine; others are explained as if this machine ran them, and refused."""
+
+
+def _predict(found: "Opened", policy: "Policy") -> "Prediction":
+    from elfolio.errors import ElfError
+    from elfolio.kernel.prediction import predict
+    from elfolio.live.host import host_here
+    from elfolio.live.opened import opened
+
+    image = found.image
+    host = host_here(policy, image.header.bits) if policy.name.startswith("linux") else None
+    if not image.interpreter:
+        return predict(image, None, policy, host, file=found.file)
+    try:
+        with opened(image.interpreter) as loader:
+            return predict(image, loader.image, policy, host, file=found.file, interpreter_file=loader.file)
+    except (OSError, ElfError):
+        return predict(image, None, policy, host, file=found.file)
+
+
+def _relinked(modes: "Sequence[str]", found: "Opened") -> "Iterator[tuple[str, Relinked]]":
+    from elfolio.layout.relink import nine_modes, relink
+    from elfolio.layout.relink_mode import LinkMode
+
+    for text in modes:
+        if text == "all":
+            for (code, size), result in nine_modes(found.image, found.data).items():
+                yield f"{code},max-page-size={size >> 10}K", result
+        else:
+            mode = LinkMode.parse(text)
+            yield str(mode), relink(found.image, mode, found.data)
 
 
 def _show(args: argparse.Namespace, report: "Report") -> None:

@@ -13,6 +13,8 @@ from elfolio.layout.finding import Finding, size_text
 __all__ = ["advice", "under"]
 
 _TEXT = frozenset({"text-align", "text-skewed", "text-misplaced"})
+_LARGER_PAGES = ("not-ready-", "relro-exposed-")
+"""Ids that begin so are about the pages of a machine that has a choice."""
 
 
 def under(findings: Iterable[Finding], policy: Policy, *, static: bool) -> Iterator[Finding]:
@@ -21,6 +23,8 @@ def under(findings: Iterable[Finding], policy: Policy, *, static: bool) -> Itera
     follows = bool(policy["static_pie_align" if static else "pie_align"])
     huge = policy.largest_folio >= policy.pmd_size or (policy.read_only_thp and policy["read_only_thp_for_fs"])
     for finding in findings:
+        if policy.machine == "x86_64" and finding.severity == "note" and finding.id.startswith(_LARGER_PAGES):
+            continue  # its pages have 4 KiB, always
         if finding.id not in _TEXT or (huge and (follows or finding.id != "text-align")):
             yield finding
             continue

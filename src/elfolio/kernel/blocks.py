@@ -59,7 +59,7 @@ class Block:
     """A block that a mapping touches."""
 
     memory: Span
-    """Mapped addresses, the whole block."""
+    """Mapped addresses of the whole block: where the mapping has it, or would, if it reached so far."""
     part: Span
     """What of it the mapping has."""
     offset: int
@@ -89,7 +89,8 @@ def block_sizes(policy: Policy) -> tuple[int, ...]:
 def blocks(
     vma: Vma, policy: Policy, size: int, *, file_size: int, linked_skew: int, open_for_writing: bool = False
 ) -> Iterator[Block]:
-    """Every block of `size` bytes that a file's mapping touches, in address order.
+    """Every block of `size` bytes of the file that a mapping touches, in order: a folio has its place in the file, so
+    that blocks are counted there, and an address that is no multiple of the block says that it cannot be mapped as one.
 
     `file_size` is in bytes. `linked_skew` is the linked address minus the file offset of any byte of the mapping,
     which tells a load address that is at fault (BASE) from a file that is (SKEWED).
@@ -97,20 +98,20 @@ def blocks(
     if vma.file is None:
         return
     way, barred = _way(vma, policy, size, open_for_writing)
-    skewed = (vma.start - vma.offset) % size != 0
-    for memory in vma.span.blocks(size):
+    shift = vma.start - vma.offset
+    for file in Span(vma.offset, vma.offset + vma.size).blocks(size):
+        memory = file.shifted(shift)
         part = vma.span.common(memory)
-        offset = vma.offset + part.start - vma.start
-        if skewed:
-            obstacle = Obstacle.SKEWED if linked_skew % size else Obstacle.BASE
-        elif part != memory:
+        if part != memory:
             obstacle = Obstacle.EDGE
-        elif _is_last(policy, offset + size, file_size):
+        elif _is_last(policy, file.end, file_size):
             obstacle = Obstacle.END
+        elif shift % size:
+            obstacle = Obstacle.SKEWED if linked_skew % size else Obstacle.BASE
         else:
             obstacle = barred
         found = way if obstacle is Obstacle.NOTHING else Way.NONE
-        yield Block(memory, part, offset, found, obstacle, bool(vma.flags & VmFlags.WRITE))
+        yield Block(memory, part, part.start - shift, found, obstacle, bool(vma.flags & VmFlags.WRITE))
 
 
 def _is_last(policy: Policy, end: int, file_size: int) -> bool:

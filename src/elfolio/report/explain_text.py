@@ -8,9 +8,9 @@ from elfolio.report.explain import BlockRow, FindingRow, Mapping, Relink, Report
 from elfolio.report.strip import strip
 from elfolio.span import Span
 
-__all__ = ["as_text", "kind"]
+__all__ = ["OBSTACLES", "as_text", "bias_sentence", "kind"]
 
-_OBSTACLES = {
+OBSTACLES = {
     "": "could be huge",
     "skewed": "the file has it at an offset that does not fit",
     "base": "the load address is no multiple",
@@ -21,7 +21,7 @@ _OBSTACLES = {
     "writer": "the file is open for writing",
     "never": "huge pages are switched off",
 }
-_ORDER = "#cxwor-"
+"""kernel.blocks.Obstacle, in words."""
 
 
 def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
@@ -61,7 +61,7 @@ def _under(under: Under, report: Report, width: int, ink: Ink) -> Iterator[str]:
         f": {size(rules['page_size'])} pages, {size(rules['huge_page'])} huge pages, {rules['fs']} with folios up to "
         f"{size(rules['largest_folio'])}, {rules['libc']}"
     )
-    yield from wrapped(_bias(under), width, "  ")
+    yield from wrapped(bias_sentence(under), width, "  ")
     yield ""
     yield from columns(
         ("#", "perms", "file offset", "in file", "linked", "in memory", "align", "mapped", "sections"),
@@ -88,7 +88,8 @@ def _under(under: Under, report: Report, width: int, ink: Ink) -> Iterator[str]:
             yield from _finding(finding, width, ink)
 
 
-def _bias(under: Under) -> str:
+def bias_sentence(under: Under) -> str:
+    """Where it lies, and how random that is."""
     if under["refusal"]:
         return f"It is not executed: {under['refusal']}."
     if not under["placed"]:
@@ -152,7 +153,7 @@ def _blocks(rows: Sequence[BlockRow], width: int, ink: Ink) -> Iterator[str]:
         could = sum(row["way"] != "none" for row in of_size)
         yield ""
         reasons = Counter(row["obstacle"] for row in of_size if row["way"] == "none")
-        why = "; ".join(f"{count} not: {_OBSTACLES[name]}" for name, count in reasons.most_common())
+        why = "; ".join(f"{count} not: {OBSTACLES[name]}" for name, count in reasons.most_common())
         yield ink("strong", f"Blocks of {size(block)}") + f": {could} of {len(of_size)} could be huge mappings"
         if why:
             yield from wrapped(why, width, "  ")
