@@ -48,35 +48,58 @@ def run(args: argparse.Namespace) -> int:
     from elfolio.errors import ElfError, InvalidArgument
 
     try:
-        return _run(args)
-    except (ElfError, InvalidArgument) as error:
-        raise Failure(str(error.strerror if isinstance(error, OSError) else error)) from error
+        report = _report(args)
+        if args.html is not None:
+            _write_page(args.html, report)
+    except ElfError as error:
+        raise Failure(str(error)) from error
+    except InvalidArgument as error:
+        raise Failure(str(error.strerror)) from error
     except OSError as error:
-        name = error.filename or args.file
-        raise Failure(f"{os.fsdecode(name)}: {error.strerror}") from error
+        raise Failure(f"{os.fsdecode(error.filename or args.file)}: {error.strerror}") from error
+    _show(args, report)
+    return 0 if report["verify"] is None or report["verify"]["equal"] else 1
 
 
-def _run(args: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace) -> "Report":
     from elfolio.elf.linker import fingerprint
     from elfolio.layout.modes import linked_as
     from elfolio.layout.relro import relro
     from elfolio.live.opened import opened
-    from elfolio.report import explain
+    from elfolio.report.explain import as_report
 
     with opened(args.file) as found:
         predictions = [_predict(found, policy) for policy in _policies(args, found.image)]
         made = fingerprint(found.image, found.data)
         relinked = list(_relinked(args.relink, found)) if args.relink else []
     layout = predictions[0].layout
-    report = explain.as_report(
+    return as_report(
         predictions,
         linker=f"{made.linker} {made.version}" if made.version else made.linker,
         linked_as=linked_as(layout),
         relro=relro(layout),
         relinked=relinked,
     )
-    _show(args, report)
-    return 0 if report["verify"] is None or report["verify"]["equal"] else 1
+
+
+def _write_page(path: Path, report: "Report") -> None:
+    from elfolio.report.explain_html import as_html
+
+    path.write_text(as_html(report), encoding="utf-8", errors="replace")
+
+
+def _show(args: argparse.Namespace, report: "Report") -> None:
+    if args.json:
+        from elfolio.report.explain import as_json
+
+        print(as_json(report))
+        return
+    from elfolio.report.columns import Ink
+    from elfolio.report.explain_text import as_text
+
+    tty = sys.stdout.isatty()
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if tty else _PIPE_WIDTH
+    print(as_text(report, width, Ink(tty and "NO_COLOR" not in os.environ)))
 
 
 def _policies(args: argparse.Namespace, image: "ElfImage") -> "list[Policy]":
@@ -121,28 +144,11 @@ def _relinked(modes: "Sequence[str]", found: "Opened") -> "Iterator[tuple[str, R
     from elfolio.layout.relink import nine_modes, relink
     from elfolio.layout.relink_mode import LinkMode
 
-    for text in modes:
-        if text == "all":
-            for (code, size), result in nine_modes(found.image, found.data).items():
-                yield f"{code},max-page-size={size >> 10}K", result
-        else:
-            mode = LinkMode.parse(text)
-            yield str(mode), relink(found.image, mode, found.data)
-
-
-def _show(args: argparse.Namespace, report: "Report") -> None:
-    from elfolio.report import explain
-
-    if args.html is not None:
-        from elfolio.report.explain_html import as_html
-
-        args.html.write_text(as_html(report), encoding="utf-8", errors="replace")
-    if args.json:
-        print(explain.as_json(report))
-        return
-    from elfolio.report.columns import Ink
-    from elfolio.report.explain_text import as_text
-
-    tty = sys.stdout.isatty()
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if tty else _PIPE_WIDTH
-    print(as_text(report, width, Ink(tty and "NO_COLOR" not in os.environ)))
+    with memoryview(found.data) as data:
+        for text in modes:
+            if text == "all":
+                for (code, size), result in nine_modes(found.image, data).items():
+                    yield f"{code},max-page-size={size >> 10}K", result
+            else:
+                mode = LinkMode.parse(text)
+                yield str(mode), relink(found.image, mode, data)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from elfolio.layout.relro import Relro
     from elfolio.layout.relro import RelroCost as Cost
     from elfolio.layout.segments import Load
-    from elfolio.measure.verify import Comparison
+    from elfolio.measure.compare import Comparison
 
 __all__ = ["BlockRow", "FindingRow", "Mapping", "Relink", "Report", "Segment", "Under", "as_json", "as_report"]
 
@@ -224,6 +224,8 @@ def _type(prediction: "Prediction") -> str:
     kind, program = prediction.image.header.type, prediction.is_program
     if kind == 2:
         return "ET_EXEC" if prediction.image.interpreter else "ET_EXEC, static"
+    if kind == 3 and prediction.image.interpreter and prediction.image.tag(_DT_SONAME) is not None:
+        return "ET_DYN, a shared object that can be executed"
     if kind == 3:
         dynamic = "ET_DYN, PIE" if prediction.image.interpreter else "ET_DYN, static PIE"
         return dynamic if program else "ET_DYN, shared object"
@@ -286,7 +288,7 @@ def _segment(load: "Load", prediction: "Prediction") -> Segment:
     }
 
 
-_SHF_ALLOC = 2
+_SHF_ALLOC, _DT_SONAME = 2, 14
 
 
 def _mapping(vma: "Vma") -> Mapping:

@@ -7,7 +7,7 @@ from itertools import groupby
 from elfolio.report import page
 from elfolio.report.columns import size
 from elfolio.report.explain import BlockRow, FindingRow, Report, Segment, Under
-from elfolio.report.explain_text import OBSTACLES, bias_sentence, kind
+from elfolio.report.explain_text import OBSTACLES, bias_sentence, kind, side_by_side
 from elfolio.report.page import Cell, Markup
 from elfolio.report.rails import Area, Link, Rail, draw
 from elfolio.span import Span
@@ -21,6 +21,9 @@ _STYLE = {"fault": "good-fill", "collapse": "good-fill", "none": "bad-fill"}
 def as_html(report: Report) -> str:
     """The whole page."""
     parts = [*_file(report)]
+    if report["compared"]:
+        names, *rows = side_by_side(report)
+        parts += [page.heading("Side by side"), page.table("What differs", names, rows)]
     for under in (report, *report["compared"]):
         parts += _under(under, report)
     if report["relink"]:

@@ -8,7 +8,7 @@ from elfolio.report.explain import BlockRow, FindingRow, Mapping, Relink, Report
 from elfolio.report.strip import strip
 from elfolio.span import Span
 
-__all__ = ["OBSTACLES", "as_text", "bias_sentence", "kind"]
+__all__ = ["OBSTACLES", "as_text", "bias_sentence", "kind", "side_by_side"]
 
 OBSTACLES = {
     "": "could be huge",
@@ -27,6 +27,9 @@ OBSTACLES = {
 def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
     """Everything, for one policy after the other."""
     lines = list(_head(report, width, ink))
+    if report["compared"]:
+        rows = side_by_side(report)
+        lines += ["", *columns(rows[0], rows[1:], ink=ink)]
     for under in (report, *report["compared"]):
         lines += ["", *_under(under, report, width, ink)]
     if report["relink"]:
@@ -37,6 +40,30 @@ def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
         word = ink("good", "equal to a real process") if verify["equal"] else ink("error", f"{count} differences")
         lines += ["", ink("strong", "Verified") + f": {word}", *(f"  {plain(line)}" for line in verify["differences"])]
     return "\n".join(lines)
+
+
+def side_by_side(report: Report) -> list[tuple[str, ...]]:
+    """What differs between the policies, and what they are compared for: a row of names, then one for each thing."""
+    unders: list[Under] = [report, *report["compared"]]
+    rows = [
+        ("", *(under["policy"] for under in unders)),
+        ("load bias", *(f"{under['load_bias']:#x}" for under in unders)),
+        ("random bits", *("" if under["random_bits"] is None else str(under["random_bits"]) for under in unders)),
+        ("VMAs", *(str(len(under["vmas"])) for under in unders)),
+        ("largest folio", *(size(under["rules"]["largest_folio"]) for under in unders)),
+    ]
+    for block in sorted({row["size"] for under in unders for row in under["blocks"]}):
+        rows.append((f"huge blocks of {size(block)}", *(_could(under["blocks"], block) for under in unders)))
+    for name in report["rules"]["switches"]:
+        values = [str(under["rules"]["switches"][name]) or "no" for under in unders]
+        if len(set(values)) > 1:
+            rows.append((name, *values))
+    return rows
+
+
+def _could(rows: Sequence[BlockRow], block: int) -> str:
+    of_size = [row for row in rows if row["size"] == block and "w" not in row["perms"]]
+    return f"{sum(row['way'] != 'none' for row in of_size)} of {len(of_size)}"
 
 
 def kind(perms: str) -> str:
