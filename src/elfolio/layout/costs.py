@@ -53,14 +53,14 @@ def _gaps(layout: Layout, vma_bytes: int) -> Iterator[Finding]:
     if not layout.gaps:
         return
     count, size = len(layout.gaps), sum(gap.memory.size for gap in layout.gaps)
-    said = f"{counted(count, 'gap')}, {size_text(size)} together,"
+    said = f"Between its segments there are {counted(count, 'gap')}, {size_text(size)} together:"
     mend = f"relink with -Wl,-z,max-page-size={layout.page}, if it need not run with larger pages"
     if layout.moves and layout.image.segment(constants.PT_INTERP) is None:
-        text = f"{said} between its segments: under glibc, each is a PROT_NONE mapping, {vma_bytes} bytes of kernel"
-        yield Finding("gaps", "cost", count * vma_bytes, f"{text} memory in each process that loads it.", mend)
+        text = f"{said} under glibc, each is a PROT_NONE mapping, {vma_bytes} bytes of kernel memory in each process"
+        yield Finding("gaps", "cost", count * vma_bytes, f"{text} that loads it.", mend)
     else:
-        text = f"{said} between its segments: other mappings may come to lie there, and glibc no longer takes the"
-        yield Finding("not-contiguous", "note", 0, f"{text} program for one range (l_contiguous is 0).", mend)
+        text = f"{said} other mappings may come to lie there, and glibc does not take the program for one range"
+        yield Finding("not-contiguous", "note", 0, f"{text} (l_contiguous is 0).", mend)
 
 
 def _text(layout: Layout, rung: Rung) -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def _alignment(layout: Layout) -> Iterator[Finding]:
     bits = layout.align.bit_length() - layout.page.bit_length()
     size = size_text(layout.align)
     if layout.align > ALIGN_MOST:
-        text = f"p_align is {size}, more than any huge page asks for: it takes {bits} bits of the load address's"
+        text = f"Its p_align is {size}, more than any huge page asks for: it takes {bits} bits of the load address's"
         yield Finding("align-bomb", "warning", 0, f"{text} randomness, and room that may not be there.", _LESS)
     elif as_linked.over_aligned:
         which = ", ".join(map(str, as_linked.over_aligned))
@@ -114,7 +114,7 @@ _LESS = "look for alignas or __attribute__((aligned)) in the sources; readelf -S
 
 def _padding(layout: Layout) -> Iterator[Finding]:
     if layout.file_padding >= _PADDING_WORTH_A_WORD:
-        text = f"{size_text(layout.file_padding)} of the file are padding between segments"
+        text = f"Padding between segments takes {size_text(layout.file_padding)} of the file"
         mend = "relink with -Wl,-z,noseparate-code, or a smaller -Wl,-z,max-page-size"
         yield Finding("file-padding", "note", layout.file_padding, f"{text}; a copy may store them.", mend)
 

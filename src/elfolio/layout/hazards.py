@@ -37,8 +37,13 @@ def _load(layout: Layout, load: Load) -> Iterator[Finding]:
     segment, name = load.segment, f"Program header {load.index}"
     link = f"relink with -Wl,-z,max-page-size={layout.page}"
     if not is_valid_align(segment.align):
-        text = "is no power of two: the kernel passes over it, and glibc refuses a library that has it"
-        yield Finding("align-invalid", "warning", 0, f"{name}: p_align {segment.align:#x} {text}.", link)
+        text = (
+            f"{name}: p_align {segment.align:#x} is no power of two: the kernel passes over it, and so does glibc 2.36;"
+        )
+        yield Finding("align-invalid", "warning", 0, f"{text} glibc 2.31 refuses a library that has it.", link)
+    elif 0 < segment.align < layout.page:
+        text = f"{name}: p_align {segment.align:#x} is less than a page"
+        yield Finding("align-small", "note", 0, f"{text}: glibc 2.31 refuses a library that has it.", link)
     if segment.filesz and not load.is_congruent:
         text = f"p_vaddr and p_offset differ modulo {size_text(layout.page)} pages: mmap refuses it (EINVAL)"
         yield Finding("incongruent", "error", segment.filesz, f"{name}: {text}.", link)
@@ -108,7 +113,7 @@ def _unreadiness(layout: Layout) -> str:
         return "the kernel refuses to map it, since addresses and offsets are not equal modulo a page (EINVAL)"
     if layout.collisions:
         return "segments with different permissions want the same page"
-    return "glibc refuses a library whose p_align is no multiple of the page"
+    return "old dynamic linkers (glibc 2.31) refuse a library whose p_align is less than the page"
 
 
 def _stack(layout: Layout) -> Iterator[Finding]:
@@ -148,6 +153,6 @@ def _relro(layout: Layout) -> Iterator[Finding]:
 
 def _dynamic(image: ElfImage) -> Iterator[Finding]:
     if image.tag(constants.DT_TEXTREL) is not None or (image.tag(constants.DT_FLAGS) or 0) & _DF_TEXTREL:
-        text = "Relocations change its text (DT_TEXTREL): each process has a copy, writable while it is relocated"
+        text = "Relocations change its text (DT_TEXTREL): each process has a copy, writable while it is relocated."
         mend = "compile with -fPIC (programs: -fPIE) and relink with -Wl,-z,text, which names the object"
         yield Finding("textrel", "warning", sum(s.filesz for s in image.loads if s.flags & constants.PF_X), text, mend)

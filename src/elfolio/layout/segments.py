@@ -215,8 +215,8 @@ class Layout:
 
     @property
     def is_ready(self) -> bool:
-        """Whether pages of this size can map it as it is: p_align a multiple of the page (glibc refuses a library
-        otherwise), addresses and offsets congruent (mmap's rule), no page wanted by two segments."""
+        """Whether pages of this size can map it as it is: addresses and offsets congruent (mmap's rule), no page wanted
+        by two segments, and p_align a multiple of the page (glibc 2.31 refuses a library otherwise; 2.36 does not)."""
         return (
             all(is_power_of_two(x.segment.align) and x.segment.align >= self.page for x in self.loads)
             and self.congruence >= self.page
