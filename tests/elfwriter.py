@@ -32,7 +32,8 @@ Order = Literal["little", "big"]
 
 @dataclass
 class Ph:
-    """A program header. `data` is put at `offset`; without `offset` it is appended, `align` bytes aligned."""
+    """A program header. `data` is put at `offset`; without `offset` it is appended, aligned as `align` says, to at most
+    64 KiB."""
 
     type: int = PT_LOAD
     flags: int = 4
@@ -155,7 +156,7 @@ class Elf:
         return shoff
 
     def _section_header(self, sh: Sh, name: int, out: bytearray) -> bytes:
-        offset = _place(out, sh.offset, sh.data, max(1, min(sh.addralign, 4096)))
+        offset = _place(out, sh.offset, sh.data, sh.addralign)
         size = len(sh.data) if sh.size is None else sh.size
         return self.pack(
             SHDR[self.bits], name, sh.type, sh.flags, sh.addr, offset, size, sh.link, sh.info, sh.addralign, sh.entsize
@@ -206,7 +207,8 @@ def _name_index(sh: Sh, names: bytearray) -> int:
 def _place(out: bytearray, offset: int | None, data: bytes, align: int) -> int:
     """Where `data` stands; an offset that was given is taken as it is, and without data nothing is written."""
     if offset is None:
-        offset = -(-len(out) // max(1, align)) * max(1, align) if data else 0
+        align = min(max(1, align), 65536)
+        offset = -(-len(out) // align) * align if data else 0
     _put(out, offset, data)
     return offset
 

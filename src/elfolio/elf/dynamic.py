@@ -79,6 +79,8 @@ def _read(data: memoryview, name: str) -> Dynamic:
     if ident[:6] != b"\x7fELF\x02\x01":
         raise ElfError(name, "not a little-endian ELF64 file")
     phentsize, phnum = struct.unpack_from("HH", data, 54)
+    if phnum and phentsize != _PHDR.size:
+        raise ElfError(name, "not what the kernel runs", offset=54, field="e_phentsize", found=phentsize)
     segments = []
     for i in range(phnum):
         kind, flags, offset, vaddr, _, filesz, memsz, _ = _PHDR.unpack_from(data, phoff + i * phentsize)

@@ -100,7 +100,7 @@ def _gnu_count(form: Form, view: memoryview, at: int) -> int:
 
 def _placed(head: ElfHead, address: int, field: str) -> FileOffset:
     offset = head.file_offset(LinkedAddress(address))
-    if offset is None:
+    if offset is None or offset >= head.size:
         expected = "an address with bytes in the file"
         raise Fault("dynamic tag leads nowhere", None, field, address, expected).error(head.name)
     return offset
