@@ -43,7 +43,8 @@ class Obstacle(StrEnum):
     EDGE = "edge"
     """A part of the block lies outside of the mapping."""
     END = "end"
-    """No page of the file follows the block (74207de2ba10)."""
+    """The file ends before the block does. (Where both end together, 74207de2ba10 refuses the block in the attempt
+    that maps pages around the fault, and so leaves it to finish_fault, which maps it: tried on 6.18.)"""
     FILESYSTEM = "filesystem"
     """The file system's largest folio is smaller, and this kernel collapses no pages of such files."""
     NOT_EXEC = "not-exec"
@@ -104,7 +105,7 @@ def blocks(
         part = vma.span.common(memory)
         if part != memory:
             obstacle = Obstacle.EDGE
-        elif _is_last(policy, file.end, file_size):
+        elif file.end > round_up(file_size, policy.page_size):
             obstacle = Obstacle.END
         elif shift % size:
             obstacle = Obstacle.SKEWED if linked_skew % size else Obstacle.BASE
@@ -112,12 +113,6 @@ def blocks(
             obstacle = barred
         found = way if obstacle is Obstacle.NOTHING else Way.NONE
         yield Block(memory, part, part.start - shift, found, obstacle, bool(vma.flags & VmFlags.WRITE))
-
-
-def _is_last(policy: Policy, end: int, file_size: int) -> bool:
-    """A block must end within the file; from 74207de2ba10 on, a page of the file must follow it."""
-    pages = round_up(file_size, policy.page_size)
-    return end > pages - policy.page_size if policy["no_huge_page_past_end"] else end > pages
 
 
 def _way(vma: Vma, policy: Policy, size: int, open_for_writing: bool) -> tuple[Way, Obstacle]:
