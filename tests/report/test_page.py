@@ -47,7 +47,7 @@ def outline(text: str) -> Outline:
 
 def whole() -> str:
     """A page with a part of each kind, all of it hostile."""
-    rows = [(Cell(EVIL, 2.5), Cell("b", mono=True)), (Cell("a", 1), EVIL)]
+    rows: list[tuple[Cell | str, ...]] = [(Cell(EVIL, 2.5), Cell("b", mono=True)), (Cell("a", 1), EVIL)]
     parts = [
         page.heading(EVIL),
         page.paragraph(EVIL),
@@ -70,11 +70,8 @@ def test_a_page_asks_no_network_for_anything() -> None:
     """No address is in it, and the policy in its head lets a browser fetch nothing."""
     text = whole()
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
-    policy = next(
-        a["content"] for t, a in outline(text).tags if t == "meta" and "content" in a and "none" in a["content"]
-    )
-    assert policy is not None
-    assert policy.startswith("default-src 'none'")
+    contents = [attributes.get("content") or "" for tag, attributes in outline(text).tags if tag == "meta"]
+    assert any(content.startswith("default-src 'none'") for content in contents)
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,17 @@ _LARGER_PAGES = ("not-ready-", "relro-exposed-")
 """Ids that begin so are about the pages of a machine that has a choice."""
 
 
-def under(findings: Iterable[Finding], policy: Policy, *, static: bool) -> Iterator[Finding]:
+def under(findings: Iterable[Finding], policy: Policy, *, static: bool, placed_well: bool = False) -> Iterator[Finding]:
     """The layout's findings, with remedies that this kernel knows: before 5.10 (static PIE: 6.10) p_align moves
-    nothing, and where no folio can be huge, what a remedy would win is no cost today."""
+    nothing, and where no folio can be huge, what a remedy would win is no cost today. `placed_well` says that the load
+    address is a multiple of the huge page without it: a static PIE lies where its file system wants a large file."""
     follows = bool(policy["static_pie_align" if static else "pie_align"])
     huge = policy.largest_folio >= policy.pmd_size or (policy.read_only_thp and policy["read_only_thp_for_fs"])
     for finding in findings:
         if policy.machine == "x86_64" and finding.severity == "note" and finding.id.startswith(_LARGER_PAGES):
             continue  # its pages have 4 KiB, always
+        if (placed_well and finding.id == "text-align") or (not follows and finding.id == "entropy"):
+            continue
         if finding.id not in _TEXT or (huge and (follows or finding.id != "text-align")):
             yield finding
             continue
@@ -38,9 +41,11 @@ def under(findings: Iterable[Finding], policy: Policy, *, static: bool) -> Itera
         yield Finding(finding.id, "note", finding.bytes, f"{finding.message} {why}.", mend)
 
 
-def advice(runs: Sequence[Sequence[Block]], policy: Policy, name: str, vmas: int) -> Iterator[Finding]:
+def advice(
+    runs: Sequence[Sequence[Block]], policy: Policy, name: str, vmas: int, *, text_is_said: bool = False
+) -> Iterator[Finding]:
     """Of the blocks of a file's mappings, run by run, all of one block size; `vmas` is how many mappings a process has
-    at its first instruction."""
+    at its first instruction. `text_is_said`: the layout's findings already say that the load address is at fault."""
     blocks = [block for run in runs for block in run if not block.writable]
     ready = [block for block in blocks if block.way is Way.FAULT]
     if ready:
@@ -51,7 +56,7 @@ def advice(runs: Sequence[Sequence[Block]], policy: Policy, name: str, vmas: int
     barred = Counter(block.obstacle for block in blocks)
     size = blocks[0].size if blocks else 0
     for obstacle, words in _WORDS.items():
-        if barred[obstacle]:
+        if barred[obstacle] and not (obstacle is Obstacle.BASE and text_is_said):
             yield _barred(obstacle, barred[obstacle], size, policy, words)
     cost = vmas * int(policy["vma_bytes"])
     text = f"{vmas} VMAs at the first instruction take {size_text(cost)} of kernel memory in each process"
@@ -76,12 +81,14 @@ def _collapsible(blocks: Sequence[Block], policy: Policy) -> Finding:
 
 
 _WORDS = {
+    Obstacle.BASE: "the load address is no multiple of that",
     Obstacle.FILESYSTEM: "{fs} has no folios of {size} in this kernel, and it collapses no pages of files",
     Obstacle.NOT_EXEC: "before 6.8 only executable mappings are collapsed, and these are not",
     Obstacle.WRITER: "somebody has the file open for writing, so that nothing is collapsed",
     Obstacle.NEVER: "transparent huge pages are switched off",
 }
 _MENDS = {
+    Obstacle.BASE: "-Wl,-z,max-page-size={bytes}, under a kernel that heeds it: from 5.10 (static PIE: 6.10)",
     Obstacle.FILESYSTEM: "move it to xfs (large folios from 5.18), or ext4 with Linux 6.16 or later",
     Obstacle.NOT_EXEC: "link with -Wl,--no-rosegment (lld), or -Wl,-z,noseparate-code (GNU ld)",
     Obstacle.WRITER: "close it: fuser -v FILE names who has it open",
@@ -92,4 +99,4 @@ _MENDS = {
 def _barred(obstacle: Obstacle, count: int, size: int, policy: Policy, words: str) -> Finding:
     reason = words.format(fs=policy.fs.name, size=size_text(size))
     text = f"{count} block{'s' * (count > 1)} of {size_text(size)} would fit and cannot be huge: {reason}"
-    return Finding(f"huge-{obstacle}", "cost", count * size, f"{text}.", _MENDS[obstacle])
+    return Finding(f"huge-{obstacle}", "cost", count * size, f"{text}.", _MENDS[obstacle].format(bytes=size))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_EXEC
 from elfolio.elf.image import ElfImage, Segment
 from elfolio.kernel.advice import advice, under
-from elfolio.kernel.blocks import Block, block_sizes, blocks
+from elfolio.kernel.blocks import Block, Obstacle, block_sizes, blocks
 from elfolio.kernel.execve import ExecError, Execution, execve
 from elfolio.kernel.host import Host
 from elfolio.kernel.policy import Policy
@@ -146,4 +146,7 @@ def _findings(
     said = findings(image, policy.page_size, block=policy.pmd_size, vma_bytes=int(policy["vma_bytes"]))
     huge = [run.blocks for run in runs if run.size == policy.pmd_size]
     vmas = len(execution.space) if execution else 0
-    return ranked([*under(said, policy, static=static), *advice(huge, policy, image.name, vmas)])
+    placed_well = execution is not None and all(b.obstacle is not Obstacle.BASE for blocks in huge for b in blocks)
+    layouts = list(under(said, policy, static=static, placed_well=placed_well))
+    text_is_said = any(finding.id == "text-align" for finding in layouts)
+    return ranked([*layouts, *advice(huge, policy, image.name, vmas, text_is_said=text_is_said)])

@@ -1,0 +1,148 @@
+"""kernel.prediction and kernel.advice: one file under one policy."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from elfolio.elf.image import ElfImage
+from elfolio.elf.reader import read
+from elfolio.kernel.advice import advice, under
+from elfolio.kernel.blocks import Way
+from elfolio.kernel.policy import Policy, policy
+from elfolio.kernel.prediction import Prediction, is_program, predict
+from elfolio.layout.finding import Finding
+from tests.elfwriter import EM_AARCH64, ET_DYN, ET_EXEC, PT_DYNAMIC, PT_INTERP, PT_LOAD, Elf, Ph
+
+M, K = 1 << 20, 1 << 10
+NOW = policy("linux-6.18")
+DF_1_PIE = (0x6FFFFFFB, 0x08000000)
+
+
+LOADER = read(Elf(segments=[Ph(PT_LOAD, 5, 0, 0, data=bytes(4096))]).build(), "/lib/ld.so")
+
+
+def program(
+    *,
+    type: int = ET_DYN,
+    align: int = 4 * K,
+    skew: int = 0,
+    machine: int = 62,
+    tags: bool = True,
+    interpreter: bool = False,
+) -> ElfImage:
+    """A static PIE, or another type, with 5 MiB of text that begins 2 MiB into the file."""
+    base = 0x400000 if type == ET_EXEC else 0
+    text = bytes(5 * M)
+    dynamic = b"".join(n.to_bytes(8, "little") for n in (*DF_1_PIE, 0, 0)) if tags else bytes(16)
+    segments = [
+        Ph(PT_LOAD, 4, 0, base, filesz=4 * K, align=align),
+        Ph(PT_LOAD, 5, 2 * M, base + 2 * M + skew, align=align, data=text),
+        Ph(PT_LOAD, 6, 8 * M, base + 8 * M + 2 * skew, memsz=64 * K, align=align, data=dynamic),
+        Ph(PT_DYNAMIC, 6, 8 * M, base + 8 * M + 2 * skew, filesz=len(dynamic)),
+    ]
+    if interpreter:
+        segments.insert(0, Ph(PT_INTERP, 4, 9 * M, data=b"/lib/ld.so\0"))
+    return read(Elf(type=type, machine=machine, entry=base + 2 * M + skew, segments=segments).build(), "/bin/x")
+
+
+def huge(prediction: Prediction) -> int:
+    """Blocks of all sizes that could be huge."""
+    return sum(block.way is not Way.NONE for run in prediction.runs for block in run.blocks)
+
+
+def obstacles(prediction: Prediction) -> set[str]:
+    """Of its text."""
+    return {block.obstacle.value for run in prediction.runs if "x" in run.vma.perms for block in run.blocks}
+
+
+def ids(findings: Iterable[Finding]) -> list[str]:
+    """Of findings, in order."""
+    return [finding.id for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "fs", "count", "why"),
+    [
+        (program(interpreter=True), "linux-6.18", "ext4", 0, "base"),
+        (program(interpreter=True, align=2 * M), "linux-6.18", "ext4", 2, ""),
+        (program(interpreter=True, align=2 * M), "linux-6.1", "ext4", 0, "filesystem"),
+        (program(interpreter=True, skew=4 * K), "linux-6.18", "ext4", 0, "skewed"),
+        (program(type=ET_EXEC), "linux-6.18", "ext4", 2, ""),
+        (program(), "linux-6.18", "ext4", 2, ""),
+        (program(align=2 * M), "linux-6.6", "erofs", 0, "base"),
+        (program(align=2 * M), "linux-6.12", "erofs", 2, ""),
+    ],
+)
+def test_blocks_follow_the_load_bias(image: ElfImage, kernel: str, fs: str, count: int, why: str) -> None:
+    """A p_align of 2 MiB gives an aligned base (static PIE: from 6.10), ET_EXEC needs none, and a static PIE on ext4 is
+    placed well anyway; nothing helps a skewed file."""
+    found = predict(image, LOADER if image.interpreter else None, policy(kernel).with_options(fs=fs))
+    assert found.refusal == ""
+    assert huge(found) == count
+    assert why in obstacles(found)
+    assert bool({"text-align", "huge-base"} & set(ids(found.findings))) == (why == "base")
+
+
+def test_what_is_a_program() -> None:
+    """A static PIE says so in DT_FLAGS_1; a shared object without an interpreter is mapped by no execve."""
+    assert is_program(program())
+    library = program(tags=False)
+    assert not is_program(library)
+    found = predict(library, None, NOW)
+    assert (found.space, found.is_placed, found.entropy, found.refusal) == (None, False, None, "")
+
+
+def test_a_program_for_another_machine_is_refused_with_the_reason() -> None:
+    """ENOEXEC is an answer, and the rest is still said."""
+    found = predict(program(machine=EM_AARCH64), None, NOW)
+    assert "x86_64" in found.refusal
+    assert found.space is None
+    assert found.findings
+
+
+def test_entropy_is_what_alignment_leaves() -> None:
+    """2 MiB on 4 KiB pages takes 9 of 28 bits; ET_EXEC has none."""
+    bits = {name: predict(image, LOADER if image.interpreter else None, NOW).entropy for name, image in (
+        ("page", program(interpreter=True)), ("huge", program(interpreter=True, align=2 * M)),
+        ("exec", program(type=ET_EXEC)))}  # fmt: skip
+    assert bits == {"page": 28, "huge": 19, "exec": 0}
+
+
+# --- what is said ------------------------------------------------------------------------------------------
+
+
+def test_a_remedy_that_this_kernel_does_not_know_is_not_given() -> None:
+    """Before 5.10 p_align moves nothing; without large folios nothing is won by moving."""
+    said = [Finding("text-align", "cost", 4 * M, "Text is not aligned.", "set p_align")]
+    assert list(under(said, NOW, static=False)) == said
+    (old,) = under(said, Policy("o", (5, 4), read_only_thp=True), static=False)
+    assert (old.severity, "does not look at p_align" in old.message, old.remedy) == (
+        "note", True, "link without -pie, at addresses of huge pages")  # fmt: skip
+    (ext4,) = under(said, policy("linux-6.12"), static=False)
+    assert "has no folios" in ext4.message
+    (static,) = under(said, policy("linux-6.8").with_options(fs="xfs"), static=True)
+    assert static.severity == "note"
+
+
+def test_other_page_sizes_are_for_machines_that_have_them() -> None:
+    """x86-64 has pages of 4 KiB, whatever a file would do with others."""
+    said = [Finding("not-ready-16k", "note", 0, "", ""), Finding("relro-exposed-4k", "warning", 1, "", "")]
+    assert ids(under(said, NOW, static=False)) == ["relro-exposed-4k"]
+    arm = Policy("a", (6, 18), "aarch64")
+    assert ids(under(said, arm, static=False)) == ["not-ready-16k", "relro-exposed-4k"]
+
+
+def test_blocks_are_summed_by_what_keeps_them() -> None:
+    """What could be huge needs folios of that size; what is barred says by whom, and both name their bytes."""
+    runs = [run.blocks for run in predict(program(align=2 * M), None, NOW).runs]
+    ready, vmas = advice(runs, NOW, "/bin/x", 9)
+    assert (ready.id, ready.bytes) == ("folios-needed", 4 * M)
+    assert ready.remedy.startswith("dd if=/bin/x of=/bin/x.new bs=2048K && ")
+    assert (vmas.id, vmas.bytes) == ("vmas", 9 * 192 if NOW["vma_bytes"] == 192 else 9 * NOW["vma_bytes"])
+    old = policy("linux-6.12")
+    runs = [run.blocks for run in predict(program(type=ET_EXEC), None, old).runs]
+    barred = next(iter(advice(runs, old, "/bin/x", 9)))
+    assert (barred.id, barred.severity, barred.bytes) == ("huge-filesystem", "cost", 4 * M)
+    built = Policy("b", (6, 12), read_only_thp=True)
+    runs = [run.blocks for run in predict(program(type=ET_EXEC), None, built).runs]
+    assert "MADV_COLLAPSE" in next(iter(advice(runs, built, "/bin/x", 9))).remedy
