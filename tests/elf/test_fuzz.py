@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests import elfwriter as w
 from tests.elf.fuzzing import Tally, exercise, mutate, seeds
-from tests.elf.test_reader import sample
+from tests.elf.samples import sample
 from tests.elfwriter import HEADER_FIELDS, Elf, Ph, Sh
 
 ROOT = Path(__file__).resolve().parents[2]

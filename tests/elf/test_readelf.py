@@ -10,7 +10,8 @@ import pytest
 from elfolio.elf.image import ElfImage
 from elfolio.elf.reader import read
 from tests.elf.programs import build, installed, need, some_installed
-from tests.elf.test_reader import KINDS, Bits, every_kind, sample
+from tests.elf.samples import KINDS, Bits, sample
+from tests.elf.test_reader import every_kind
 from tests.elfwriter import Order
 
 HEADER = re.compile(

@@ -5,7 +5,7 @@ import mmap
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -13,35 +13,10 @@ from elfolio.elf.image import ElfImage
 from elfolio.elf.reader import head_size, read, read_head
 from elfolio.errors import ElfError
 from tests import elfwriter as w
+from tests.elf.samples import KINDS, Bits, sample
 from tests.elfwriter import Elf, Ph, Sh
 
-Bits = Literal[32, 64]
-KINDS: list[tuple[Bits, w.Order]] = [(64, "little"), (64, "big"), (32, "little"), (32, "big")]
-MACHINE = {"little": w.EM_X86_64, "big": w.EM_S390}
-
 every_kind = pytest.mark.parametrize(("bits", "order"), KINDS, ids=[f"{b}-{o}" for b, o in KINDS])
-
-
-def sample(bits: Bits = 64, order: w.Order = "little", **changes: Any) -> Elf:
-    """A small well-formed file: two PT_LOADs, interpreter, dynamic section, notes, four sections."""
-    elf = Elf(bits=bits, order=order, machine=w.EM_386 if (bits, order) == (32, "little") else MACHINE[order])
-    elf.type, elf.entry, elf.flags, elf.osabi = w.ET_DYN, 0x1010, 7, 3
-    notes = elf.note(b"GNU\0", 3, bytes(range(20))) + elf.note(b"Go\0", 4, b"id")
-    elf.segments = [
-        Ph(w.PT_LOAD, 4, 0, 0, filesz=0x800, align=0x1000),
-        Ph(w.PT_LOAD, 5, 0x800, 0x1800, data=b"\x90" * 64, memsz=0x100, align=0x1000),
-        Ph(w.PT_INTERP, 4, data=b"/lib/ld.so\0"),
-        Ph(w.PT_DYNAMIC, 6, data=elf.dynamic((1, 5), (30, 8), (0x6FFFFFFB, 1)), align=8),
-        Ph(w.PT_NOTE, 4, data=notes, align=4),
-    ]
-    elf.sections = [
-        Sh(".text", flags=6, addr=0x1800, offset=0x800, data=b"\x90" * 64, addralign=16),
-        Sh(".bss", w.SHT_NOBITS, 3, 0x1840, offset=0x840, size=0x1000),
-        Sh(".comment", data=b"GCC: (Test) 1\0", flags=0x30, entsize=1),
-    ]
-    for name, value in changes.items():
-        setattr(elf, name, value)
-    return elf
 
 
 @every_kind
@@ -93,13 +68,14 @@ def test_notes_are_aligned_as_their_segment_says() -> None:
         assert [len(note.desc) for note in image.notes] == [4, 20, 0, 8]
 
 
-def test_notes_of_sections_count_where_no_segment_has_any() -> None:
-    """SHT_NOTE sections are read in a file without PT_NOTE, such as an object file; not besides it."""
+def test_notes_of_sections_count_where_no_segment_has_them() -> None:
+    """SHT_NOTE sections are read where no PT_NOTE has them: in an object file all, in a Go program the build id."""
     elf = Elf(type=w.ET_REL)
     elf.sections = [Sh(".note.a", w.SHT_NOTE, data=elf.note(b"A\0", 1, b"x"), addralign=4)]
     assert [note.owner for note in read(elf.build(), strict=True).notes] == ["A"]
-    elf.segments = [Ph(w.PT_NOTE, data=elf.note(b"B\0", 1, b"x"), align=4)]
-    assert [note.owner for note in read(elf.build(), strict=True).notes] == ["B"]
+    elf.segments = [Ph(w.PT_NOTE, offset=0x200, data=elf.note(b"B\0", 1, b"x"), align=4)]
+    elf.sections.append(Sh(".note.b", w.SHT_NOTE, offset=0x200, data=elf.note(b"B\0", 1, b"x"), addralign=4))
+    assert [note.owner for note in read(elf.build(), strict=True).notes] == ["B", "A"]
 
 
 def test_one_place_named_twice_holds_its_notes_once() -> None:

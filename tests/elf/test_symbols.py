@@ -15,7 +15,8 @@ from elfolio.elf.versions import versions_defined, versions_needed
 from elfolio.errors import ElfError
 from tests import elfwriter as w
 from tests.elf.programs import build, need
-from tests.elf.test_reader import Bits, every_kind
+from tests.elf.samples import Bits, with_symbols
+from tests.elf.test_reader import every_kind
 from tests.elfwriter import Elf, Order, Ph, Sh
 
 ROW = re.compile(
@@ -134,22 +135,6 @@ def test_a_file_without_any_has_none() -> None:
     image = read(data)
     assert list(dynsym(image, data)) == list(symtab(image, data)) == []
     assert (versions_needed(image, data), versions_defined(image, data)) == ((), ())
-
-
-def with_symbols(bits: Bits, order: Order, count: int = 3, names: bytes = b"\0first\0second\0") -> Elf:
-    """A file with a symbol table that is both .symtab and .dynsym, counted by DT_HASH."""
-    elf = Elf(bits=bits, order=order, machine=w.EM_386 if bits == 32 else w.EM_PPC64)
-    rows = [elf.symbol(1, 0x1234, 5, 0x12, 0, 1), elf.symbol(7, 0xABCD, 6, 0x21, 2, 0)]
-    table = elf.symbol(0, info=0, shndx=0) + b"".join(rows)
-    elf.contents = {0x400: table, 0x500: names, 0x600: elf.pack("II", 1, count)}
-    tags = elf.dynamic((6, 0x1400), (5, 0x1500), (10, len(names)), (4, 0x1600))
-    elf.segments = [Ph(w.PT_LOAD, 4, 0, 0x1000, filesz=0x700), Ph(w.PT_DYNAMIC, 6, data=tags)]
-    elf.sections = [
-        Sh(".symtab", w.SHT_SYMTAB, offset=0x400, size=len(table), link=2, entsize=len(table) // 3),
-        Sh(".strtab", w.SHT_STRTAB, offset=0x500, size=len(names)),
-    ]
-    elf.size = 0x700
-    return elf
 
 
 @every_kind

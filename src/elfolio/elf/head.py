@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfHead, Fault, Header, Segment
+from elfolio.span import FileOffset, LinkedAddress
 
-__all__ = ["FORMS", "Form", "form_of", "parse_head", "table_end"]
+__all__ = ["FORMS", "Form", "RawHead", "form_of", "parse_head", "raw_head", "table_end"]
 
 
 class Form(NamedTuple):
@@ -30,6 +31,20 @@ class Form(NamedTuple):
     def order(self) -> Literal["<", ">"]:
         """As struct writes it."""
         return "<" if self.byteorder == "little" else ">"
+
+
+Row = tuple[int, int, FileOffset, LinkedAddress, int, int, int, int]
+"""A program header's fields in Segment's order, which is Elf64_Phdr's, whatever the class."""
+
+
+class RawHead(NamedTuple):
+    """A file's head in plain tuples."""
+
+    form: Form
+    fields: tuple[Any, ...]
+    """e_type and all fields behind it, with the true counts where section 0 says them."""
+    rows: list[Row]
+    faults: list[Fault]
 
 
 def _form(bits: Literal[32, 64], byteorder: Literal["little", "big"]) -> Form:
@@ -66,23 +81,29 @@ def form_of(head: ElfHead) -> Form:
 def parse_head(data: memoryview, name: str, size: int) -> tuple[ElfHead, Form, list[Fault]]:
     """`data` is the file's beginning, `size` the whole file's. Raises ElfError for what is no ELF file, and where the
     program headers' table is malformed or ends behind `data`."""
+    raw = raw_head(data, name, size)
+    fields = raw.fields
+    header = Header(raw.form.bits, raw.form.byteorder, data[7], data[8], fields[0], fields[1], *fields[3:])
+    return ElfHead(name, size, header, tuple([Segment(*row) for row in raw.rows])), raw.form, raw.faults
+
+
+def raw_head(data: bytes | memoryview, name: str, size: int) -> RawHead:
+    """The same as plain tuples, for those who read thousands of files: with the same errors."""
     form, faults = _recognise(data, name)
     fields = _fields(data, name, form)
     if fields[9] == c.PN_XNUM or (fields[11] == 0 and fields[5]) or fields[12] == c.SHN_XINDEX:
         fields = _extended(data, form, fields)
-    header = Header(form.bits, form.byteorder, data[7], data[8], fields[0], fields[1], *fields[3:])
-    segments = _segments(data, name, form, header, size)
-    return ElfHead(name, size, header, segments), form, faults
+    return RawHead(form, fields, _rows(data, name, form, fields, size), faults)
 
 
-def table_end(data: memoryview, name: str) -> int:
+def table_end(data: bytes | memoryview, name: str) -> int:
     """Where the program headers' table ends, in bytes from the file's beginning, as e_phoff and e_phnum have it."""
     form, _ = _recognise(data, name)
     fields = _fields(data, name, form)
     return int(fields[4] + fields[8] * fields[9])
 
 
-def _recognise(data: memoryview, name: str) -> tuple[Form, list[Fault]]:
+def _recognise(data: bytes | memoryview, name: str) -> tuple[Form, list[Fault]]:
     """The form that e_ident tells; or, where it does not hold water, the one by which the kernel would run it."""
     if data[:4] != c.ELFMAG:
         raise Fault("no ELF file", 0, "e_ident", bytes(data[:4]), repr(c.ELFMAG)).error(name)
@@ -99,20 +120,20 @@ def _recognise(data: memoryview, name: str) -> tuple[Form, list[Fault]]:
     return FORMS[said], []
 
 
-def _counts_as(form: Form, data: memoryview) -> bool:
+def _counts_as(form: Form, data: bytes | memoryview) -> bool:
     """Whether e_phentsize is right for this form: the one check of the kernel's that tells the classes apart."""
     at = _PHENTSIZE_AT[form.bits]
     return len(data) >= at + 2 and int.from_bytes(data[at : at + 2], form.byteorder) == form.segment.size
 
 
-def _fields(data: memoryview, name: str, form: Form) -> tuple[Any, ...]:
+def _fields(data: bytes | memoryview, name: str, form: Form) -> tuple[Any, ...]:
     """e_type and all behind it."""
     if len(data) < 16 + form.header.size:
         raise Fault("truncated", len(data), "e_ident", None, f"a header of {16 + form.header.size} bytes").error(name)
     return form.header.unpack_from(data, 16)
 
 
-def _extended(data: memoryview, form: Form, fields: tuple[Any, ...]) -> tuple[Any, ...]:
+def _extended(data: bytes | memoryview, form: Form, fields: tuple[Any, ...]) -> tuple[Any, ...]:
     """Counts that do not fit into the header stand in section 0: sh_info for e_phnum, sh_size for e_shnum, sh_link for
     e_shstrndx (gABI, chapter 4). Where there is no section 0 the header's own numbers are all there is."""
     shoff, phnum, shnum, shstrndx = fields[5], fields[9], fields[11], fields[12]
@@ -125,19 +146,17 @@ def _extended(data: memoryview, form: Form, fields: tuple[Any, ...]) -> tuple[An
     return (*fields[:9], phnum, fields[10], shnum, shstrndx)
 
 
-def _segments(data: memoryview, name: str, form: Form, header: Header, size: int) -> tuple[Segment, ...]:
-    if header.phnum == 0:
-        return ()
-    at, each, count = header.phoff, form.segment.size, header.phnum
-    if header.phentsize != each:
+def _rows(data: bytes | memoryview, name: str, form: Form, fields: tuple[Any, ...], size: int) -> list[Row]:
+    at, each, count = fields[4], form.segment.size, fields[9]
+    if count == 0:
+        return []
+    if fields[8] != each:
         where = _PHENTSIZE_AT[form.bits]
-        raise Fault("malformed program headers", where, "e_phentsize", header.phentsize, f"{each:#x}").error(name)
+        raise Fault("malformed program headers", where, "e_phentsize", fields[8], f"{each:#x}").error(name)
     if at + each * count > len(data):
         where = 32 if form.bits == 64 else 28
         room = f"at most {max(0, size - each * count):#x}, for {count} entries in {size:#x} bytes"
         raise Fault("program headers outside of the file", where, "e_phoff", at, room).error(name)
     rows = form.segment.iter_unpack(data[at : at + each * count])
-    if form.bits == 64:
-        return tuple([Segment(*row) for row in rows])
     # Elf32_Phdr has p_flags behind p_memsz.
-    return tuple([Segment(r[0], r[6], r[1], r[2], r[3], r[4], r[5], r[7]) for r in rows])
+    return list(rows) if form.bits == 64 else [(r[0], r[6], *r[1:6], r[7]) for r in rows]

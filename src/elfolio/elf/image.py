@@ -100,7 +100,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """An entry of a PT_NOTE segment or, where there is none, of an SHT_NOTE section."""
+    """An entry of a PT_NOTE segment, or of an SHT_NOTE section that is in none."""
 
     owner: str
     type: int

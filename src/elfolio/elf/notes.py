@@ -1,4 +1,4 @@
-"""elf.notes: notes. In: the file's bytes, its PT_NOTE segments or else SHT_NOTE sections. Out: Notes, and faults.
+"""elf.notes: notes. In: the file's bytes, its PT_NOTE segments and SHT_NOTE sections. Out: Notes, and faults.
 
 Header fields are 4 bytes in both classes, as all systems have it. Name and descriptor are padded to 4 bytes, or to 8
 where the segment's or section's alignment is 8 (gABI, "Note Section", as GNU tools read it since .note.gnu.property).
@@ -27,12 +27,21 @@ class _Place(NamedTuple):
 def read_notes(
     data: memoryview, form: Form, segments: Iterable[Segment], sections: Iterable[Section], faults: list[Fault]
 ) -> tuple[Note, ...]:
-    """All notes, in the order of their segments or sections; of a broken one, those before the fault."""
-    places = [_Place(s.offset, s.filesz, s.align) for s in segments if s.type == c.PT_NOTE]
-    if not places:
-        places = [_Place(s.offset, s.size, s.addralign) for s in sections if s.type == c.SHT_NOTE]
+    """Those of segments, then those of sections that no segment has (of an object file all; the build id of a program
+    that Go has linked). Of a broken place, the notes before the fault."""
     notes: list[Note] = []
-    room = len(data)
+    places = [_Place(s.offset, s.filesz, s.align) for s in segments if s.type == c.PT_NOTE]
+    room = _read_places(data, form, places, notes, len(data), faults)
+    known = {note.offset for note in notes}
+    places = [_Place(s.offset, s.size, s.addralign) for s in sections if s.type == c.SHT_NOTE and s.offset not in known]
+    _read_places(data, form, places, notes, room, faults)
+    return tuple(notes)
+
+
+def _read_places(
+    data: memoryview, form: Form, places: Iterable[_Place], notes: list[Note], room: int, faults: list[Fault]
+) -> int:
+    """Reads on within `room` bytes; returns what is left of them."""
     for place in dict.fromkeys(places):  # the same place named twice holds its notes once
         if place.start + place.size > len(data):
             continue  # the segment's or section's own fault
@@ -41,7 +50,7 @@ def read_notes(
             faults.append(Fault("notes that overlap", place.start, "n_namesz", None, "each byte in one note"))
             break
         _read_place(data, form, place, notes, faults)
-    return tuple(notes)
+    return room
 
 
 def _read_place(data: memoryview, form: Form, place: _Place, notes: list[Note], faults: list[Fault]) -> None:
