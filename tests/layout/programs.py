@@ -1,5 +1,6 @@
 """Programs for the layout room's tests: linked on the spot, read, patched, and held while their maps are read."""
 
+import os
 import shutil
 import struct
 import subprocess
@@ -44,6 +45,13 @@ def needs(tool: str) -> str:
         package = {"ld.lld": "lld", "ld.bfd": "binutils", "ld.gold": "binutils", "readelf": "binutils"}.get(tool, tool)
         pytest.skip(f"needs {tool}; to force: apt-get install {package}")
     return path
+
+
+def needs_linux(major: int, minor: int, why: str) -> None:
+    """Skips the test on an older kernel."""
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    if release < (major, minor):
+        pytest.skip(f"needs Linux {major}.{minor}: {why}; to force: run on a later kernel")
 
 
 def build(out: Path, *flags: str, source: str = WAITER, linker: str = "bfd") -> Path:

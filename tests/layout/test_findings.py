@@ -20,6 +20,7 @@ from elfolio.layout.segments import Layout
 from elfolio.span import FileOffset
 from tests.layout.programs import (
     ARTICLE,
+    PHDR_FIELDS,
     PT_GNU_RELRO,
     PT_GNU_STACK,
     Mapping,
@@ -32,6 +33,7 @@ from tests.layout.programs import (
     image_of,
     load,
     maps,
+    needs_linux,
     own,
     patch,
 )
@@ -136,6 +138,28 @@ def test_there_is_a_file_for_each() -> None:
     assert {*re.findall(r'Finding\(\s*f?"([a-z-]+-)\{', sources)} == {"not-ready-", "relro-exposed-"}
     written = set(re.findall(r'Finding\(\s*"([a-z-]+)"', sources))
     assert written == {name for name in CASES if not name.startswith(("not-ready-", "relro-exposed-"))}
+
+
+def test_pages_that_are_the_same_either_way() -> None:
+    """Two segments on one page are no collision if the page shows the same bytes with the same permissions."""
+    first, second = load(0, 0x800), load(0x800, 0x800)
+    assert "page-collision" not in ids(head(first, second, STACK))
+    assert "page-collision" in ids(head(first, replace(second, offset=FileOffset(0x1800)), STACK))
+    assert "page-collision" in ids(head(replace(first, filesz=0x700), second, STACK))
+
+
+def test_a_missing_gnu_stack_is_graver_in_a_library() -> None:
+    """There glibc acts on it; of a program, only old kernels and 32-bit ones do."""
+    library = head(load(align=0x10000))
+    program = head(load(align=0x10000), load(0x40, 8, type=INTERP))
+    for image, severity in ((library, "warning"), (program, "note")):
+        assert [x.severity for x in findings(image) if x.id == "no-gnu-stack"] == [severity]
+
+
+def test_what_nobody_maps() -> None:
+    """An object file or a core file has no findings, whatever its program headers are."""
+    for type_ in (1, 4):
+        assert findings(head(load(align=3), type=type_)) == ()
 
 
 def test_textrel_in_flags() -> None:
@@ -295,6 +319,52 @@ def test_a_program_s_gaps_are_holes(tmp_path: Path) -> None:
         base, everything = own(pid, program)[0].memory.start, maps(pid)
     for gap in layout.gaps:
         assert not any(m.memory.common(gap.memory.shifted(base)).size for m in everything)
+
+
+INSIDE = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+extern char __ehdr_start[];
+int inside(long at) { Dl_info info; return dladdr(__ehdr_start + at, &info); }
+#ifdef PROGRAM
+int main(int count, char **at) { printf("%d", inside(strtol(at[count - 1], 0, 10))); return 0; }
+#endif
+"""
+
+
+def test_glibc_takes_a_library_for_one_range_and_a_program_with_gaps_not(tmp_path: Path) -> None:
+    """An address in a gap belongs to the library around it, says dladdr; in a program with gaps it belongs to nobody
+    (l_contiguous is 0), which is what the finding says."""
+    wide = "-Wl,-z,max-page-size=65536"
+    program = build(tmp_path / "a", "-pie", "-fPIE", "-DPROGRAM", wide, source=INSIDE)
+    library = shared_library(tmp_path / "a.so", wide, source=INSIDE)
+    code = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).inside(ctypes.c_long(int(sys.argv[2]))), end='')"
+    for command, path, is_inside in (
+        ([str(program)], program, "0"),
+        ([sys.executable, "-c", code, str(library)], library, "1"),
+    ):
+        gaps = Layout(image_of(path), 4096).gaps
+        assert len(gaps) >= 2
+        for gap in gaps:
+            done = subprocess.run([*command, str(gap.memory.start + 8)], capture_output=True, text=True, check=True)
+            assert done.stdout == is_inside
+    assert "not-contiguous" in ids(image_of(program))
+    assert "not-contiguous" not in ids(image_of(library))
+
+
+def test_headers_out_of_order(tmp_path: Path) -> None:
+    """The kernel runs a program whose last two segments' headers are swapped; the finding is no error."""
+    needs_linux(5, 18, "before, the size of the whole was taken from the first header to the last")
+    program = build(tmp_path / "a", "-pie", "-fPIE", source=QUICK)
+    segments = image_of(program).segments
+    third, fourth = [i for i, s in enumerate(segments) if s.type == 1][2:4]
+    for index, segment in ((third, segments[fourth]), (fourth, segments[third])):
+        patch(program, index, **{name: getattr(segment, name) for name in PHDR_FIELDS})
+    assert "descending" in ids(image_of(program))
+    assert not [x for x in findings(image_of(program)) if x.severity == "error"]
+    assert run(program).returncode == 0
 
 
 @pytest.mark.parametrize(("align", "name"), [(3, "align-invalid"), (0x800, "align-small"), (1, "align-small")])

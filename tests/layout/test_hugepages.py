@@ -1,6 +1,5 @@
 """Huge pages: block by block against arithmetic on single pages, and against where programs really are loaded."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,22 @@ from elfolio.layout.hugepages import BLOCKS, PMD, Reason, Rung, Tier, blocks, cl
 from elfolio.layout.modes import linked_as
 from elfolio.layout.segments import Layout
 from elfolio.span import Span
-from tests.layout.programs import ARTICLE, ET_DYN, ET_EXEC, R, W, X, build, head, held, image_of, load, own, patch
+from tests.layout.programs import (
+    ARTICLE,
+    ET_DYN,
+    ET_EXEC,
+    R,
+    W,
+    X,
+    build,
+    head,
+    held,
+    image_of,
+    load,
+    needs_linux,
+    own,
+    patch,
+)
 
 PAGE = 0x1000
 BLOCK = 0x10000
@@ -178,16 +192,9 @@ def test_lld_skews_and_gnu_ld_does_not(tmp_path: Path) -> None:
     assert lld.lost["skewed"] == 2 * PMD
 
 
-def kernel_aligns() -> None:
-    """Skips before Linux 5.10, which had no rule for p_align."""
-    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    if release < (5, 10):
-        pytest.skip("needs Linux 5.10 or later: before, p_align did not move a program")
-
-
 def test_p_align_alone_aligns_the_load_address(tmp_path: Path) -> None:
     """With p_align of text edited to 2 MiB, a program of 4 KiB pages is loaded at multiples of 2 MiB, every time."""
-    kernel_aligns()
+    needs_linux(5, 10, "before, p_align did not move a program")
     program = build(tmp_path / "a", "-pie", "-fPIE", "-Wl,-z,separate-code,-z,max-page-size=4096", source=BIG)
     assert text_rung(program).at(Tier.AS_IS) == 0
     patch(program, image_of(program).segments.index(text_rung(program).load.segment), align=PMD)
@@ -206,7 +213,7 @@ def test_p_align_alone_aligns_the_load_address(tmp_path: Path) -> None:
 def test_the_article_s_over_aligned_variable(tmp_path: Path, align: int) -> None:
     """A variable aligned to 4 KiB or 2 MiB lies at a multiple of that, because the whole program does; only the larger
     one shows as an over-aligned segment."""
-    kernel_aligns()
+    needs_linux(5, 10, "before, p_align did not move a program")
     source = f"""
 #include <stdio.h>
 #include <unistd.h>
@@ -238,7 +245,7 @@ int main(void) {
 def test_the_article_s_2_mib_example(tmp_path: Path) -> None:
     """Linked with lld for 2 MiB pages: the load address is a multiple of 2 MiB, madvise cuts off the first block, and
     the five mappings lie at 0, 0x200000, 0x400000, 0x6... and 0x8..., each congruent to its offset."""
-    kernel_aligns()
+    needs_linux(5, 10, "before, p_align did not move a program")
     if not Path("/sys/kernel/mm/transparent_hugepage").is_dir():
         pytest.skip("needs a kernel with transparent huge pages, which madvise refuses otherwise")
     flags = ("-pie", "-fPIE", "-Wl,-z,max-page-size=2097152")

@@ -70,8 +70,8 @@ def _text(layout: Layout, rung: Rung) -> Iterator[Finding]:
     name = f"Text (program header {rung.load.index})"
     if lost["p_align"]:
         text = f"{name} could have huge pages of {block}, were it loaded at a multiple of that; p_align is"
-        price = f"it would take {_bits(layout, rung.block)} bits of the load address's randomness"
-        message = f"{text} {size_text(layout.align)}. {price.capitalize()}."
+        price = f"It would take {counted(_bits(layout, rung.block), 'bit')} of the load address's randomness"
+        message = f"{text} {size_text(layout.align)}. {price}."
         yield Finding("text-align", "cost", lost["p_align"], message, f"{mend}, or set p_align to {rung.block:#x}")
     if lost["skewed"]:
         skew = (rung.load.segment.vaddr - layout.origin - rung.load.segment.offset) % rung.block
@@ -94,18 +94,18 @@ def _alignment(layout: Layout) -> Iterator[Finding]:
     as_linked = linked_as(layout)
     if not layout.moves or layout.align <= layout.page:
         return
-    bits = layout.align.bit_length() - layout.page.bit_length()
+    bits = counted(layout.align.bit_length() - layout.page.bit_length(), "bit")
     size = size_text(layout.align)
     if layout.align > ALIGN_MOST:
-        text = f"Its p_align is {size}, more than any huge page asks for: it takes {bits} bits of the load address's"
+        text = f"Its p_align is {size}, more than any huge page asks for: it takes {bits} of the load address's"
         yield Finding("align-bomb", "warning", 0, f"{text} randomness, and room that may not be there.", _LESS)
     elif as_linked.over_aligned:
         which = ", ".join(map(str, as_linked.over_aligned))
         text = f"Program header {which} is aligned to {size}, the others to {size_text(as_linked.max_page_size)}:"
-        text += f" a section in it asks for that. It takes {bits} bits of the load address's randomness"
+        text += f" a section in it asks for that. It takes {bits} of the load address's randomness"
         yield Finding("over-aligned", "cost", 0, f"{text}; before glibc 2.35 a library's was passed over.", _LESS)
     else:
-        text = f"Its load address is a multiple of {size}: {bits} bits of randomness less than with pages alone"
+        text = f"Its load address is a multiple of {size}: {bits} of randomness less than with pages alone"
         yield Finding("entropy", "note", 0, f"{text}.", f"relink with -Wl,-z,max-page-size={layout.page}")
 
 
@@ -137,7 +137,8 @@ def _relro(layout: Layout, block: int) -> Iterator[Finding]:
 
 
 def _notes(layout: Layout) -> Iterator[Finding]:
-    """A core file has a mapped file's first page, and nothing else of it (MMF_DUMP_ELF_HEADERS, 82df39738ba9)."""
+    """Of a file's mappings that were not written to, a core file has the first page, unless more is asked for
+    (MMF_DUMP_ELF_HEADERS, 82df39738ba9)."""
     notes = layout.image.notes if isinstance(layout.image, ElfImage) else ()
     ids = [n.offset for n in notes if (n.owner, n.type) == ("GNU", constants.NT_GNU_BUILD_ID)]
     if ids and ids[0] >= layout.page:
@@ -153,7 +154,7 @@ def _headers(layout: Layout) -> Iterator[Finding]:
     if not layout.loads:
         return
     if not holders:
-        text = "No segment maps the program headers: AT_PHDR is wrong, and a static program finds no TLS by it"
+        text = "No segment maps the program headers: AT_PHDR is 0 from Linux 5.18 on, and wrong before"
         yield Finding("headers-unmapped", "note", 0, f"{text}.")
     elif holders[0] is not layout.loads[0]:
         text = f"The program headers stand in program header {holders[0].index}, not in the first PT_LOAD: before Linux"

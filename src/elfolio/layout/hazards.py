@@ -37,10 +37,8 @@ def _load(layout: Layout, load: Load) -> Iterator[Finding]:
     segment, name = load.segment, f"Program header {load.index}"
     link = f"relink with -Wl,-z,max-page-size={layout.page}"
     if not is_valid_align(segment.align):
-        text = (
-            f"{name}: p_align {segment.align:#x} is no power of two: the kernel passes over it, and so does glibc 2.36;"
-        )
-        yield Finding("align-invalid", "warning", 0, f"{text} glibc 2.31 refuses a library that has it.", link)
+        text = f"{name}: p_align {segment.align:#x} is no power of two: kernel and glibc 2.36 pass over it, glibc 2.31"
+        yield Finding("align-invalid", "warning", 0, f"{text} refuses a library that has it.", link)
     elif 0 < segment.align < layout.page:
         text = f"{name}: p_align {segment.align:#x} is less than a page"
         yield Finding("align-small", "note", 0, f"{text}: glibc 2.31 refuses a library that has it.", link)
@@ -73,7 +71,7 @@ def _order(layout: Layout) -> Iterator[Finding]:
     if layout.descending:
         which = ", ".join(str(load.index) for load in layout.descending)
         text = f"Program header {which} stands behind one with a higher address; the format asks for ascending PT_LOADs"
-        yield Finding("descending", "warning", 0, f"{text}, and dynamic linkers count on it.")
+        yield Finding("descending", "warning", 0, f"{text}, and glibc counts on it in libraries.")
     first = next((i for i, s in enumerate(layout.image.segments) if s.type == constants.PT_LOAD), 0)
     for i, segment in enumerate(layout.image.segments):
         if segment.type in (constants.PT_PHDR, constants.PT_INTERP) and i > first:
@@ -88,15 +86,24 @@ def _collisions(layout: Layout) -> Iterator[Finding]:
         if both:
             text = f"Program headers {a.index} and {b.index} overlap in {size_text(both)} of memory"
             yield Finding("overlap", "error", both, f"{text}: what is mapped later hides the other.")
-        else:
+        elif not _is_same(a, b):
             text = f"Program headers {a.index} ({a.segment.perms}) and {b.index} ({b.segment.perms}) want the same"
             mend = f"relink with -Wl,-z,max-page-size={layout.page}"
             message = f"{text} pages of {size_text(layout.page)}: what is mapped later hides the other."
             yield Finding("page-collision", "error", meeting.pages.size, message, mend)
 
 
+def _is_same(a: Load, b: Load) -> bool:
+    """Whether a page shows the same bytes, with the same permissions, whichever of the two it is mapped for."""
+    return (
+        a.segment.perms == b.segment.perms
+        and a.segment.vaddr - a.segment.offset == b.segment.vaddr - b.segment.offset
+        and a.zero.size == 0
+    )
+
+
 def _larger_pages(layout: Layout) -> Iterator[Finding]:
-    """A machine with other pages is another machine: a warning here, which is an error there."""
+    """A machine with other pages is another machine: a note here, which is an error there."""
     for page in PAGE_SIZES:
         there = Layout(layout.image, page)
         if page <= layout.page or there.is_ready or not layout.loads:
@@ -117,16 +124,20 @@ def _unreadiness(layout: Layout) -> str:
 
 
 def _stack(layout: Layout) -> Iterator[Finding]:
+    """arch/x86/include/asm/elf.h and arch/arm64/include/asm/elf.h have what a missing PT_GNU_STACK means."""
     mend = "relink with -Wl,-z,noexecstack; an assembler file needs a section .note.GNU-stack"
     found = [s for s in layout.image.segments if s.type == constants.PT_GNU_STACK]
-    if not layout.loads:
-        return
-    if not found:
-        text = "There is no PT_GNU_STACK: the C library takes that as a wish for an executable stack"
-        yield Finding("no-gnu-stack", "warning", 0, f"{text}, in libraries too.", mend)
-    elif found[-1].flags & constants.PF_X:
-        text = "PT_GNU_STACK asks for an executable stack; a library that does changes its whole process"
+    is_library = layout.moves and layout.image.segment(constants.PT_INTERP) is None
+    if found and found[-1].flags & constants.PF_X:
+        text = "PT_GNU_STACK asks for an executable stack"
+        text += ": glibc makes that of the process that loads it, or refuses from 2.41" if is_library else ""
         yield Finding("exec-stack", "warning", 0, f"{text}.", mend)
+    elif not found and layout.loads and is_library:
+        text = "There is no PT_GNU_STACK: glibc makes the stack of a process that loads it executable, or refuses"
+        yield Finding("no-gnu-stack", "warning", 0, f"{text} to load it from 2.41.", mend)
+    elif not found and layout.loads:
+        text = "There is no PT_GNU_STACK: the stack is executable in 32-bit programs, and on x86-64 before Linux 5.8"
+        yield Finding("no-gnu-stack", "note", 0, f"{text}.", mend)
 
 
 def _relro(layout: Layout) -> Iterator[Finding]:
