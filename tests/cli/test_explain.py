@@ -81,6 +81,16 @@ def test_options_change_the_policy() -> None:
     assert (rules["page_size"], rules["fs"], rules["libc"]) == (65536, "xfs", "musl")
 
 
+def test_folios_are_found_by_trial(tmp_path: Path) -> None:
+    """--probe looks at what the file system gives, says that it was tried, and leaves nothing behind."""
+    copy = tmp_path / "ls"
+    shutil.copy(LS, copy)
+    rules = report("--probe", str(copy))["rules"]
+    assert rules["probed"] is True
+    assert rules["largest_folio"] >= rules["page_size"]
+    assert list(tmp_path.iterdir()) == [copy]
+
+
 REFUSED = {
     "missing": (["/nowhere/x"], "/nowhere/x: No such file or directory"),
     "a directory": (["/usr"], "/usr: a directory"),

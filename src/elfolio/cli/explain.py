@@ -34,6 +34,7 @@ def prepare_parser(parser: Parser) -> None:
     add("--policy", action="append", metavar="P", help="linux-X.Y[.Z], or a proposal; twice: both (this machine)")
     add("--page-size", type=byte_count, metavar="N", help="4K, 16K or 64K (the machine's)")
     add("--fs", metavar="F", help="the file system that it lies on: ext4, xfs, btrfs, ... (the file's own)")
+    add("--probe", action="store_true", help="find by a scratch file beside BIN which folios its file system gives")
     add("--libc", metavar="L", help="whose dynamic linker: glibc-2.36, musl, ... (this machine's)")
     add("--relink", action="append", metavar="MODE", help="what a linker would make of the same sections, such as "
         "separate-code,max-page-size=64K; `all`: the nine modes of lld")  # fmt: skip
@@ -116,7 +117,18 @@ def _policies(args: argparse.Namespace, image: "ElfImage") -> "list[Policy]":
         found.append(replace(policy(name), machine=machine, fs=here.fs, libc=here.libc))
     if not found:
         found = [here if machine == here.machine else replace(here, machine=machine)]
-    return [one.with_options(page_size=args.page_size, fs=args.fs, libc=args.libc) for one in found]
+    found = [one.with_options(page_size=args.page_size, fs=args.fs, libc=args.libc) for one in found]
+    return [replace(one, probed_folio=_probed(args.file, one)) for one in found] if args.probe else found
+
+
+def _probed(path: str, policy: "Policy") -> int:
+    from elfolio.pagecache.probe import probe
+
+    directory = os.path.dirname(os.path.realpath(path))
+    try:
+        return probe(directory, policy.pmd_size).largest or policy.page_size
+    except OSError as error:
+        raise Failure(f"--probe: {directory}: {error.strerror}; copy the file to where you may write") from error
 
 
 _MACHINES = {3: "x86_64", 62: "x86_64", 183: "aarch64"}

@@ -61,6 +61,8 @@ class Policy:
     """/sys/kernel/mm/transparent_hugepage/enabled: always, madvise, never."""
     read_only_thp: bool | None = None
     """Whether CONFIG_READ_ONLY_THP_FOR_FS is set; None: not known, and counted as not."""
+    probed_folio: int | None = None
+    """Bytes of the largest folio that an experiment got from the file system (pagecache.probe); None: not tried."""
     given: Mapping[str, Value] = field(default_factory=dict)
     """Switches whose value is not that of the version: backports, proposals, probes."""
 
@@ -81,7 +83,10 @@ class Policy:
 
     @property
     def largest_folio(self) -> int:
-        """Bytes of the largest folio that a file's mapping may have (mapping_max_folio_size)."""
+        """Bytes of the largest folio that a file's mapping may have (mapping_max_folio_size); what was found by trial
+        counts more than what is known."""
+        if self.probed_folio is not None:
+            return max(self.page_size, self.probed_folio)
         if self.version[:2] < self.fs.large_folios_since or self.fs.experimental:
             return self.page_size
         limit = min(self.pmd_size, self.page_size << _XARRAY_LIMIT_ORDER)

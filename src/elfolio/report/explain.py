@@ -34,6 +34,8 @@ class Rules(TypedDict):
     huge_page: int
     fs: str
     largest_folio: int
+    probed: bool
+    """Whether that was found by trial (--probe)."""
     libc: str
     random_bits: int
     switches: dict[str, bool | int | str]
@@ -261,6 +263,7 @@ def _rules(policy: "Policy") -> Rules:
         "huge_page": policy.pmd_size,
         "fs": policy.fs.name,
         "largest_folio": policy.largest_folio,
+        "probed": policy.probed_folio is not None,
         "libc": policy.libc.name,
         "random_bits": policy.mmap_rnd_bits,
         "switches": {name: policy[name] for name in SWITCHES},

@@ -86,7 +86,7 @@ def _under(under: Under, report: Report, width: int, ink: Ink) -> Iterator[str]:
     rules = under["rules"]
     yield ink("strong", f"Under {under['policy']}") + (
         f": {size(rules['page_size'])} pages, {size(rules['huge_page'])} huge pages, {rules['fs']} with folios up to "
-        f"{size(rules['largest_folio'])}, {rules['libc']}"
+        f"{size(rules['largest_folio'])}{' (tried)' if rules['probed'] else ''}, {rules['libc']}"
     )
     yield from wrapped(bias_sentence(under), width, "  ")
     yield ""
