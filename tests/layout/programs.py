@@ -105,14 +105,20 @@ class Mapping(NamedTuple):
     path: str
 
 
-def maps(pid: int | str) -> list[Mapping]:
-    """All of a process's."""
+def parse_maps(text: str) -> list[Mapping]:
+    """What /proc/PID/maps said."""
     found = []
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+    for line in text.splitlines():
         fields = line.split(maxsplit=5)
         start, end = (int(x, 16) for x in fields[0].split("-"))
-        found.append(Mapping(Span(start, end), fields[1], int(fields[2], 16), fields[5] if len(fields) > 5 else ""))
+        path = fields[5].rstrip() if len(fields) > 5 else ""
+        found.append(Mapping(Span(start, end), fields[1], int(fields[2], 16), path))
     return found
+
+
+def maps(pid: int) -> list[Mapping]:
+    """All of a process's."""
+    return parse_maps(Path(f"/proc/{pid}/maps").read_text())
 
 
 @contextmanager

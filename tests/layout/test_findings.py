@@ -35,6 +35,7 @@ from tests.layout.programs import (
     maps,
     needs_linux,
     own,
+    parse_maps,
     patch,
 )
 
@@ -280,15 +281,7 @@ def loaded(library: Path) -> "list[Mapping] | subprocess.CompletedProcess[str]":
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         return done
-    return [_mapping(line) for line in done.stdout.splitlines() if line]
-
-
-def _mapping(line: str) -> Mapping:
-    fields = line.split(maxsplit=5)
-    start, end = (int(x, 16) for x in fields[0].split("-"))
-    from elfolio.span import Span
-
-    return Mapping(Span(start, end), fields[1], int(fields[2], 16), fields[5] if len(fields) > 5 else "")
+    return parse_maps(done.stdout.strip())
 
 
 def shared_library(path: Path, *flags: str, source: str = ARTICLE, linker: str = "bfd") -> Path:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from elfolio.layout.relro import Relro, protected_span, relro
 from elfolio.layout.segments import Layout
 from elfolio.span import Span
+from tests.lab import boot, kernels
 from tests.layout.programs import (
     PT_GNU_RELRO,
+    PT_LOAD,
     Mapping,
     R,
     W,
@@ -22,6 +24,7 @@ from tests.layout.programs import (
     load,
     maps,
     own,
+    parse_maps,
     patch,
 )
 
@@ -48,7 +51,7 @@ def real_pages(layout: Layout, mapped: list[Mapping], base: int) -> tuple[int, i
     for one in layout.in_memory:
         if one.is_writable:
             for mapping in mapped:
-                pages = one.memory.shifted(base).common(mapping.memory).size // 4096
+                pages = one.memory.shifted(base).common(mapping.memory).size // layout.page
                 counts["w" if mapping.perms[1] == "w" else "r"] += pages
     return counts["r"], counts["w"]
 
@@ -181,3 +184,44 @@ def test_bytes_exposed_and_caught_counted_one_by_one(start: int, size: int, more
     assert cost.protected_pages == len(readonly)
     assert cost.protected_pages + cost.writable_pages == -(-(start + size + more) // page)
     assert Span(start, start + size) == found.memory
+
+
+FILTERS = ("cat", "cut -c1-", "expand", "fold -w999", "head -n999", "paste", "sort", "tac", "tail -n999", "unexpand")
+"""Programs that show their own maps."""
+
+
+@pytest.mark.slow
+@pytest.mark.qemu("aarch64")
+def test_with_pages_of_16_kib(tmp_path: Path) -> None:
+    """Of Debian's programs for arm64 and their libraries, a kernel with pages of 16 KiB protects as many pages as was
+    foretold from the files, at the same places, and leaves as many writable; so it does where RELRO ends inside of a
+    page. A program whose data is congruent modulo 4 KiB alone is not ready, and does not run."""
+    try:
+        root = kernels.userland("arm64", ("base-files", "coreutils", "dash", "util-linux"))
+        kernel = kernels.kernel("6.12", "arm64-16k")
+    except kernels.Unavailable as lacking:
+        pytest.skip(str(lacking))
+    cut, skewed = (Path(shutil.copy(root / "bin/cat", tmp_path / name)) for name in ("cut", "skewed"))
+    index, guarded = next((i, s) for i, s in enumerate(image_of(cut).segments) if s.type == PT_GNU_RELRO)
+    patch(cut, index, memsz=guarded.memsz - 16)
+    index, data = [(i, s) for i, s in enumerate(image_of(skewed).segments) if s.type == PT_LOAD][-1]
+    patch(skewed, index, offset=data.offset - 0x1000)
+    assert not Layout(image_of(skewed), 16384).is_ready
+    place = boot.CARRIED / "odd"
+    script = "".join(f"{tool} /proc/self/maps && echo && " for tool in (*FILTERS, place / "cut"))
+    script += f"! {place / 'skewed'} /dev/null"
+    ended = boot.boot(kernel, ["/bin/sh", "-c", script], root=root, carry={"odd": tmp_path}, timeout=400)
+    assert ended.returncode == 0, ended.stderr + ended.console[-2000:]
+    costs = []
+    for text in ended.stdout.strip().split("\n\n"):
+        mapped = sorted(parse_maps(text))
+        for path in {m.path for m in mapped if m.path.startswith("/")}:
+            file = cut if path == str(place / "cut") else root / path.removeprefix("/")
+            layout = Layout(image_of(file), 16384)
+            found = relro(layout, (16384,))
+            assert found is not None
+            base = min(m.memory.start for m in mapped if m.path == path) - layout.memory.start
+            costs.append(found.at(16384))
+            assert real_pages(layout, mapped, base) == (costs[-1].protected_pages, costs[-1].writable_pages), path
+    assert len(costs) == 3 * (len(FILTERS) + 1)
+    assert any(cost.exposed for cost in costs)
