@@ -3,7 +3,7 @@
 The rule is maximum_alignment of fs/binfmt_elf.c, and what the proposals would add to it.
 """
 
-from elfolio.elf.constants import ET_DYN, ET_EXEC, PF_W
+from elfolio.elf.constants import ET_DYN, PF_W
 from elfolio.elf.image import ElfImage, Segment
 from elfolio.kernel.policy import Policy
 from elfolio.span import is_power_of_two
@@ -15,13 +15,15 @@ _TIER = 2 << 20
 
 
 def base_alignment(image: ElfImage, policy: Policy, *, static: bool) -> int:
-    """Bytes: what the load bias of an ET_DYN file is aligned down to, apart from the first segment's own address; the
-    page size where there is no rule. An alignment that is no power of two counts for nothing."""
-    wanted = [policy.page_size]
-    if policy["static_pie_align" if static else "pie_align"]:
-        wanted += [s.align for s in image.loads if is_power_of_two(s.align)]
-        wanted += [proposed_alignment(s, policy) for s in image.loads]
-    return max(wanted)
+    """Bytes: what ELF_ET_DYN_BASE, or for a `static` one the place that was found, is aligned down to before the first
+    segment's own address is subtracted. An alignment that is no power of two counts for nothing, and where no segment
+    has another, 1: not even whole pages."""
+    if not policy["static_pie_align" if static else "pie_align"]:
+        return 1
+    wanted = [s.align for s in image.loads if is_power_of_two(s.align)]
+    wanted += [proposed_alignment(s, policy) for s in image.loads]
+    largest = max(wanted, default=0)
+    return max(largest, policy.page_size) if largest else 1
 
 
 def proposed_alignment(segment: Segment, policy: Policy) -> int:
@@ -48,7 +50,7 @@ def _on(segment: Segment, size: int) -> bool:
 def entropy_bits(image: ElfImage, policy: Policy) -> int:
     """Random bits of the address of a program's first byte: those of vm.mmap_rnd_bits without what alignment takes.
     ET_EXEC has none."""
-    if image.header.type == ET_EXEC or image.header.type != ET_DYN:
+    if image.header.type != ET_DYN:
         return 0
     alignment = base_alignment(image, policy, static=image.interpreter is None)
-    return max(0, policy.mmap_rnd_bits - (alignment // policy.page_size).bit_length() + 1)
+    return max(0, policy.mmap_rnd_bits - max(0, (alignment // policy.page_size).bit_length() - 1))

@@ -18,7 +18,7 @@ from elfolio.kernel.segments import Loader
 from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
 from elfolio.span import MappedAddress, round_down, round_up
 
-__all__ = ["ExecError", "Execution", "execve"]
+__all__ = ["ExecError", "Execution", "check_program", "execve"]
 
 _SIGSEGV = 11
 _PATH_MAX = 4096
@@ -76,7 +76,7 @@ def execve(
 ) -> Execution:
     """Has the program mapped. `interpreter` is the file that PT_INTERP names; None where there is none. The files'
     names in maps are those of `file` and `interpreter_file`, else the images' names. Raises ExecError."""
-    _check(image, policy)
+    check_program(image, policy)
     if interpreter is not None:
         _check_interpreter(image, interpreter, policy)
     host = host or default_host(policy, image.header.bits)
@@ -86,8 +86,8 @@ def execve(
         raise ExecError(error.errno, str(error), image.name, signal=_SIGSEGV) from error
 
 
-def _check(image: ElfImage, policy: Policy) -> None:
-    """What is refused while the caller can still be told (load_elf_binary up to begin_new_exec)."""
+def check_program(image: ElfImage, policy: Policy) -> None:
+    """What is refused before the interpreter is opened. Raises ExecError."""
     header = image.header
 
     def refuse(why: str) -> ExecError:
@@ -253,7 +253,7 @@ class _Exec:
         if not program.total:
             raise MapError(errno.EINVAL, "no PT_LOAD, or none with a size")
         if not static:
-            base = round_down(self.host.et_dyn_base, self.alignment if policy["pie_align"] else 1)
+            base = round_down(self.host.et_dyn_base, self.alignment)
             return program.load(base, fixed=True)
         if self.alignment <= policy.page_size:
             return program.load(0, fixed=False)

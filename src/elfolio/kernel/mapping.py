@@ -73,7 +73,7 @@ class Mappings:
             raise MapError(errno.EINVAL, "a mapping without length")
         if offset % self.page or offset < 0 or offset + length >= _LIMIT:
             raise MapError(errno.EINVAL, "an offset that is no multiple of the page size")
-        length = round_up(length, self.page)
+        length, address = round_up(length, self.page), address % _LIMIT
         if fixed:
             self._check_fixed(address, length)
             if not replaces and self._overlapping(address, address + length):
@@ -109,6 +109,7 @@ class Mappings:
         joins the mapping before it, never the one after."""
         if not length:
             return
+        address %= _LIMIT
         self._check_fixed(address, length)
         self.unmap(address, length)
         flags = _DATA_DEFAULT | VmFlags.ACCOUNT

@@ -9,7 +9,7 @@ import ctypes
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from elfolio import _native
@@ -104,79 +104,100 @@ def held(
 ) -> Iterator[HeldProcess]:
     """The program at its first instruction. `path` is absolute and executed as it is; `bits` is its ELF class. Raises
     HoldError for what execve refuses or kills, and what spawn.held.hold raises."""
-    proxy = _native.Proxy()
-    tracee = _Tracee(proxy)
-    child: Child | None = None
+    launching = _Launch(path, argv or (path,), environment)
     try:
-        tracee.expect()
-        child = _in_thread(lambda: _launch(path, argv or (path,), environment, proxy))
-        timer = threading.Timer(patience, child.kill)
+        launching.start()
+        timer = threading.Timer(patience, launching.kill)
         timer.daemon = True
         timer.start()
         try:
-            _await_exec(tracee, child, path)
-            yield HeldProcess(tracee, bits)
+            launching.await_exec()
+            yield HeldProcess(launching.tracee, bits)
         finally:
             timer.cancel()
     finally:
-        tracee.close()
-        proxy.close()  # the tracee dies with its tracer (PTRACE_O_EXITKILL)
+        launching.end()
+
+
+class _Launch:
+    """A launch in a thread of its own: personality and no_new_privs are a thread's, and the latter cannot be taken
+    back. The caller's thread meanwhile has the tracer wait: where exec fails, the child ends, and the launch ends only
+    when its tracer has seen that."""
+
+    def __init__(self, path: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._path, self._argv, self._environment = path, argv, environment
+        self._proxy = _native.Proxy()
+        self.tracee = _Tracee(self._proxy)
+        self._child: Child | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="elfolio-hold")
+
+    def start(self) -> None:
+        self.tracee.expect()
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._child = self._launch()
+        except BaseException as error:
+            self._failure = error
+            self._proxy.close()  # it may be waiting for a child that does not come
+
+    def await_exec(self) -> None:
+        """Until the first instruction. Raises what the launch raised."""
+        try:
+            self.tracee.await_exec()
+        except (TraceeLost, ProcessLookupError) as error:
+            self._thread.join()
+            if self._failure is not None:
+                raise self._failure from None
+            status = self._child.wait(5) if self._child is not None else 0
+            raise HoldError(0, str(error), self._path, signal=-status if status < 0 else None) from error
+        self._thread.join()
+
+    def kill(self) -> None:
+        """What it has come to by now."""
+        if self._child is not None:
+            self._child.kill()
+        else:
+            self._proxy.close()
+
+    def end(self) -> None:
+        """Nothing is left."""
+        self.tracee.close()
+        self._proxy.close()  # the tracee dies with its tracer (PTRACE_O_EXITKILL)
+        self._thread.join()
+        child = self._child
         if child is not None:
             child.kill()
             child.wait()
-            os.close(child.detach()) if child.pidfd >= 0 else None
+            if child.pidfd >= 0:
+                os.close(child.detach())
 
-
-def _await_exec(tracee: _Tracee, child: Child, path: str) -> None:
-    try:
-        tracee.await_exec()
-    except TraceeLost as error:
-        status = child.wait(5)
-        raise HoldError(0, str(error), path, signal=-status if status < 0 else None) from error
-
-
-def _launch(path: str, argv: Sequence[str], environment: Mapping[str, str], proxy: _native.Proxy) -> Child:
-    """In a thread of its own: both settings are a thread's, and no_new_privs cannot be taken back."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for result in (libc.personality(_ADDR_NO_RANDOMIZE), libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)):
-        if result < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    pinned = pin(path, lease=False, by_path=True)
-    plan = compile_plan(NO_OPTIONS, (NULL_DEVICE,) * 3)
-    outcome = pinned.image.launch(
-        Child,
-        ProgramCounts(),
-        list(argv),
-        dict(environment),
-        plan.steps,
-        os.fsencode(path),
-        -1,
-        -1,
-        plan.flags,
-        True,
-        None,
-        None,
-        proxy,
-    )
-    if not isinstance(outcome, Child):
-        raise HoldError(outcome[3], os.strerror(outcome[3]) if outcome[3] else "refused", path)
-    outcome.owned = True
-    return outcome
-
-
-def _in_thread(work: Callable[[], Child]) -> Child:
-    done: list[Child] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="elfolio-hold")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+    def _launch(self) -> Child:
+        path = self._path
+        libc = ctypes.CDLL(None, use_errno=True)
+        for result in (libc.personality(_ADDR_NO_RANDOMIZE), libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)):
+            if result < 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        pinned = pin(path, lease=False, by_path=True)
+        plan = compile_plan(NO_OPTIONS, (NULL_DEVICE,) * 3)
+        outcome = pinned.image.launch(
+            Child,
+            ProgramCounts(),
+            list(self._argv),
+            dict(self._environment),
+            plan.steps,
+            os.fsencode(path),
+            -1,
+            -1,
+            plan.flags,
+            True,
+            None,
+            None,
+            self._proxy,
+        )
+        if not isinstance(outcome, Child):
+            raise HoldError(outcome[3], os.strerror(outcome[3]) if outcome[3] else "refused", path)
+        outcome.owned = True
+        return outcome

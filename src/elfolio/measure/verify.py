@@ -3,14 +3,18 @@
 At the first instruction every VMA is compared as it is, address randomisation off.
 """
 
+import errno
 import mmap
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from elfolio.elf.constants import PT_INTERP
 from elfolio.elf.image import ElfImage
 from elfolio.elf.reader import read
-from elfolio.kernel.execve import ExecError, Execution, execve
+from elfolio.errors import ElfError
+from elfolio.kernel.execve import ExecError, Execution, check_program, execve
 from elfolio.kernel.host import Host
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, OpenFile
@@ -31,6 +35,8 @@ class Program:
     image: ElfImage
     """Its name is the path that maps shows."""
     interpreter: ElfImage | None
+    obstacle: OSError | None = None
+    """Why the interpreter that it names cannot be one; execve fails with this errno."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +68,43 @@ def read_image(path: str) -> ElfImage:
     with open(real, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return read(b"", real)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return read(data, real)
+        # Not closed by a `with`: the frames of an ElfError may still look at it.
+        return read(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), real)
 
 
 def read_program(path: str) -> Program:
-    """The file and its interpreter. Raises OSError, ElfError, for the interpreter too."""
+    """The file and its interpreter. Raises OSError, ElfError, for the file itself."""
     image = read_image(path)
-    return Program(path, image, read_image(image.interpreter) if image.interpreter else None)
+    if not image.interpreter:
+        return Program(path, image, None)
+    try:
+        _check_interpreter(image)
+        return Program(path, image, read_image(image.interpreter))
+    except ElfError as error:
+        return Program(path, image, None, OSError(errno.ELIBBAD, str(error), image.interpreter))
+    except OSError as error:
+        return Program(path, image, None, error)
+
+
+def _check_interpreter(image: ElfImage) -> None:
+    """As open_exec: a regular file that may be executed. The path must end with its NUL."""
+    header, path = image.segment(PT_INTERP), image.interpreter or ""
+    if header is not None:
+        with open(image.name, "rb") as file:
+            if os.pread(file.fileno(), 1, header.file.end - 1) != b"\0":
+                raise OSError(errno.ENOEXEC, "PT_INTERP does not end with a NUL", image.name)
+    if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def predict(program: Program, policy: Policy, host: Host) -> Execution | ExecError:
     """What execve does; a failure is a prediction too."""
+    if program.obstacle is not None:
+        try:
+            check_program(program.image, policy)
+        except ExecError as error:
+            return error
+        return ExecError(program.obstacle.errno or 0, "the interpreter", program.path)
     files = (OpenFile(program.image.name), OpenFile(program.interpreter.name if program.interpreter else "", opening=1))
     try:
         return execve(program.image, program.interpreter, policy, host, file=files[0], interpreter_file=files[1])
