@@ -60,7 +60,7 @@ _I386 = Host(
     bits=32,
     task_size=0xFFFFE000,
     stack_top=0xFFFFE000,
-    et_dyn_base=0x400000,
+    et_dyn_base=0x56555000,  # COMPAT_ELF_ET_DYN_BASE: TASK_UNMAPPED_BASE + 0x1000000
     vsyscall="",
 )
 _AARCH64 = Host(
