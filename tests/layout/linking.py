@@ -50,7 +50,7 @@ def _as_ld(name: str, kind: str, program: Path, directory: Path) -> RealLinker:
 
 def link(linker: RealLinker, objects: ObjectSet, files: Sequence[Path], mode: LinkMode, out: Path) -> Linked:
     """Links through the compiler, as everybody does."""
-    run(objects.compiler, f"-B{linker.directory}", *map(str, files), *options(mode), *objects.link, "-o", str(out))
+    run(objects.compiler, f"-B{linker.directory}", *map(str, files), *objects.link, *options(mode), "-o", str(out))
     data = out.read_bytes()
     return Linked(mode, read(data, out.name), data)
 

@@ -11,12 +11,12 @@ from typing import get_args
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfImage, Section, Segment
 from elfolio.errors import InvalidArgument
-from elfolio.layout import relink_lld
-from elfolio.layout.relink_doubts import doubts
-from elfolio.layout.relink_mode import CodeSeparation, LinkMode, LldVersion
+from elfolio.layout import relink_gnu, relink_gnu_map, relink_lld
+from elfolio.layout.relink_doubts import doubts, is_now
+from elfolio.layout.relink_mode import CodeSeparation, GnuLdVersion, LinkMode, LldVersion
 from elfolio.layout.relink_origin import NEWEST_LLD, Origin, common_page_size, image_base, origin, own_max_page_size
 from elfolio.layout.relink_relr import Relr
-from elfolio.layout.sections import Piece, Sizes, pieces_of, section_table, string_table_size
+from elfolio.layout.sections import RELRO_PADDING, Piece, Sizes, pieces_of, section_table, string_table_size
 
 __all__ = ["CODES", "NINE_SIZES", "LinkMode", "Relinked", "nine_modes", "relink"]
 
@@ -50,14 +50,17 @@ def relink(image: ElfImage, mode: LinkMode, data: bytes | memoryview = b"") -> R
             f"{image.name or 'this file'} has no section headers or no PT_LOAD: nothing to link again"
         )
     made_by = origin(image, data)
-    result = _linked(image, mode, made_by, data)
-    reasons = [*result.uncertain, *doubts(image, mode, made_by, result.sections)]
-    if made_by.linker == mode.linker and not any(_same(image, own) for own in _own_modes(image, made_by, data)):
+    makers = [maker for maker in made_by.others() if any(_same(image, own) for own in _own_modes(image, maker, data))]
+    results = [_linked(image, mode, maker, data) for maker in makers or [made_by]]
+    reasons = list(doubts(image, mode, made_by, results[0].sections))
+    if not makers and made_by.linker == mode.linker:
         reasons.append(
             "the file is not what its sections would give in any mode: a linker script, an option that is not "
             "known here, or a change after linking"
         )
-    return replace(result, uncertain=tuple(dict.fromkeys(reasons)))
+    if any(result != results[0] for result in results):
+        reasons.append(f"which version of {mode.linker} made the file cannot be told, and another one differs here")
+    return replace(results[0], uncertain=tuple(dict.fromkeys(reasons)))
 
 
 def nine_modes(
@@ -73,20 +76,46 @@ def nine_modes(
 
 
 def _same(image: ElfImage, result: Relinked) -> bool:
-    return result.segments == image.segments and result.size == image.size
+    places = [[(s.addr, s.offset) for s in sections] for sections in (result.sections, image.sections)]
+    return result.segments == image.segments and result.size == image.size and places[0] == places[1]
 
 
 def _own_modes(image: ElfImage, made_by: Origin, data: bytes | memoryview) -> Iterator[Relinked]:
     """All that the file could have been, the most usual one first."""
-    for rosegment in (True, False):
-        for code in CODES:
+    is_lld = made_by.linker == "lld"
+    for rosegment in (True, False) if is_lld else (True,):
+        for code in CODES if is_lld else CODES[:2]:
             for common in (None, 64 << 10, 16 << 10):
                 own = LinkMode(made_by.linker or "lld", None, code, rosegment, None, common)
                 yield _linked(image, own, made_by, data)
 
 
 def _linked(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memoryview) -> Relinked:
-    return _by_lld(image, mode, made_by, data)
+    return (_by_lld if mode.linker == "lld" else _by_gnu)(image, mode, made_by, data)
+
+
+def _by_gnu(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memoryview) -> Relinked:
+    pieces = [piece for piece in pieces_of(image) if piece.name != RELRO_PADDING]
+    if made_by.linker != "ld":
+        pieces.sort(key=relink_gnu.script_order)
+    _name_sections(image, pieces, share_suffixes=True)
+    largest = mode.max_page_size or own_max_page_size(image)
+    machine = image.header.machine
+    how = relink_gnu.GnuLink(
+        version=GnuLdVersion(mode.version) if mode.version else made_by.ld,
+        separate_code=mode.separates_code(machine),
+        max_page_size=largest,
+        common_page_size=common_page_size(machine, largest, mode.common_page_size),
+        relro=_has_relro(image) if mode.relro is None else mode.relro,
+        now=is_now(image),
+        base=image_base(image, "ld", made_by.linker),
+        machine=machine,
+        sizes=Sizes.of(image),
+        stack=image.segment(c.PT_GNU_STACK),
+        relr=Relr.of(image, pieces, data),
+    )
+    placed = relink_gnu_map.link(pieces, how)
+    return Relinked(placed.segments, section_table(image, placed.pieces), placed.size, ())
 
 
 def _by_lld(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memoryview) -> Relinked:
@@ -101,7 +130,7 @@ def _by_lld(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memo
         max_page_size=largest,
         common_page_size=common_page_size(image.header.machine, largest, mode.common_page_size),
         relro=_has_relro(image) if mode.relro is None else mode.relro,
-        now=_is_now(image),
+        now=is_now(image) or (made_by.linker == "lld" and _protects_plt(image)),
         base=image_base(image, "lld", made_by.linker),
         machine=image.header.machine,
         sizes=Sizes.of(image),
@@ -134,10 +163,7 @@ def _has_relro(image: ElfImage) -> bool:
     return image.segment(c.PT_GNU_RELRO) is not None
 
 
-def _is_now(image: ElfImage) -> bool:
-    """-z now: the dynamic section says so; without one .got.plt lies in RELRO, or it does not."""
-    values = dict(image.dynamic)
-    if c.DT_BIND_NOW in values or values.get(c.DT_FLAGS, 0) & c.DF_BIND_NOW or values.get(c.DT_FLAGS_1, 0) & c.DF_1_NOW:
-        return True
+def _protects_plt(image: ElfImage) -> bool:
+    """.got.plt lies in RELRO: with -z now, which a file without dynamic section does not say otherwise."""
     relro, plt = image.segment(c.PT_GNU_RELRO), image.section(".got.plt")
     return relro is not None and plt is not None and relro.memory.encloses(plt.memory)

@@ -10,7 +10,7 @@ from elfolio.elf.image import ElfImage, Section
 from elfolio.layout.relink_mode import LinkMode
 from elfolio.layout.relink_origin import Origin
 
-__all__ = ["doubts"]
+__all__ = ["doubts", "is_now"]
 
 _SHF_COMPRESSED = 0x800
 _SHT_ANDROID_REL, _SHT_ANDROID_RELA = 0x60000001, 0x60000002
@@ -27,8 +27,14 @@ def doubts(image: ElfImage, mode: LinkMode, made_by: Origin, sections: Sequence[
         )
     elif mode.linker == "lld" and mode.version and mode.version[0] != made_by.lld.major:
         yield f"the file was made by lld {made_by.lld.major}; another version may write other symbols and .comment"
-    if mode.relro is False and image.segment(c.PT_GNU_RELRO) is not None:
+    had_relro = image.segment(c.PT_GNU_RELRO) is not None
+    if mode.linker == "lld" and mode.relro is False and had_relro:
         yield "without RELRO the writable sections stand in the objects' order, which the file does not hold"
+    if mode.linker == "ld" and is_now(image):
+        relro = had_relro if mode.relro is None else mode.relro
+        joins = relro or mode.separates_code(image.header.machine)
+        if joins == (image.section(".got.plt") is not None):
+            yield "with -z now GNU ld has .got.plt within .got in some modes: these sections would have other sizes"
     yield from _sized_by_addresses(image, sections)
 
 
@@ -57,3 +63,11 @@ def _text_moved(image: ElfImage, sections: Sequence[Section]) -> bool:
     """Some code has another address modulo 4 KiB."""
     before = {s.name: s.addr for s in image.sections if s.flags & c.SHF_EXECINSTR}
     return any((before.get(s.name, s.addr) - s.addr) % 4096 for s in sections if s.flags & c.SHF_EXECINSTR)
+
+
+def is_now(image: ElfImage) -> bool:
+    """-z now, as the dynamic section says."""
+    tags = dict(image.dynamic)
+    return bool(
+        c.DT_BIND_NOW in tags or tags.get(c.DT_FLAGS, 0) & c.DF_BIND_NOW or tags.get(c.DT_FLAGS_1, 0) & c.DF_1_NOW
+    )

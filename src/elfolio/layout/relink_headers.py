@@ -11,7 +11,7 @@ from elfolio.elf.image import Segment
 from elfolio.layout.sections import Piece
 from elfolio.span import FileOffset, LinkedAddress
 
-__all__ = ["Run", "note_runs", "segment_of", "stack_run"]
+__all__ = ["Placed", "Run", "note_runs", "segment_of", "stack_run"]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +24,8 @@ class Run:
     pieces: list[Piece] = field(default_factory=list)
     filesz: int = 0
     memsz: int = 0
+    vaddr: int = 0
+    """Of a PT_LOAD that covers the headers and no section."""
 
     def add(self, piece: Piece) -> None:
         """One section more; p_align is the largest alignment."""
@@ -43,6 +45,16 @@ class Run:
         first, last = self.first, self.last
         self.filesz = last.offset - first.offset + (0 if last.is_nobits else last.size)
         self.memsz = last.addr + last.size - first.addr
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What a linker's second half comes to."""
+
+    pieces: tuple[Piece, ...]
+    segments: tuple[Segment, ...]
+    size: int
+    """Of the file, in bytes."""
 
 
 def segment_of(run: Run) -> Segment:
@@ -67,6 +79,6 @@ def note_runs(pieces: Iterable[Piece]) -> list[Run]:
     return runs
 
 
-def stack_run(stack: Segment | None) -> list[Run]:
+def stack_run(stack: Segment | None, align: int) -> list[Run]:
     """PT_GNU_STACK as the file has it: -z execstack, nognustack and stack-size decide it, and no section does."""
-    return [] if stack is None else [Run(c.PT_GNU_STACK, stack.flags, stack.align, memsz=stack.memsz)]
+    return [] if stack is None else [Run(c.PT_GNU_STACK, stack.flags, align, memsz=stack.memsz)]

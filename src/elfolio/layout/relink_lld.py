@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from elfolio.elf import constants as c
 from elfolio.elf.image import Segment
-from elfolio.layout.relink_headers import Run, note_runs, segment_of, stack_run
+from elfolio.layout.relink_headers import Placed, Run, note_runs, segment_of, stack_run
 from elfolio.layout.relink_mode import CodeSeparation, LldVersion
 from elfolio.layout.relink_relr import Relr
 from elfolio.layout.sections import RELRO_PADDING, SHF_X86_64_LARGE, Piece, Sizes
 from elfolio.span import round_up
 
-__all__ = ["LldLink", "Placed", "link", "with_padding"]
+__all__ = ["LldLink", "link", "with_padding"]
 
 _MOST_PASSES = 30
 """lld too gives up then (finalizeAddressDependentContent)."""
@@ -47,16 +47,6 @@ class LldLink:
     sizes: Sizes
     stack: Segment | None
     relr: Relr | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """What a linker's second half comes to."""
-
-    pieces: tuple[Piece, ...]
-    segments: tuple[Segment, ...]
-    size: int
-    """Of the file, in bytes."""
 
 
 @dataclass(slots=True)
@@ -155,7 +145,7 @@ def _headers(pieces: Sequence[Piece], how: LldLink) -> _Plan:
     if protected:
         runs.append(Run(c.PT_GNU_RELRO, c.PF_R, 1, protected))
     cover(c.PT_GNU_EH_FRAME, named.get(".eh_frame_hdr"))
-    runs += stack_run(how.stack)
+    runs += stack_run(how.stack, 0)
     cover(c.PT_GNU_PROPERTY, named.get(".note.gnu.property"), c.PF_R)
     runs += note_runs(pieces)
     phdrs.size = len(runs) * how.sizes.phdr

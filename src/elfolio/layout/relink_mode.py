@@ -7,10 +7,11 @@ linker's default; which one, stands at each field.
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from elfolio.elf import constants as c
 from elfolio.errors import InvalidArgument
 from elfolio.span import is_power_of_two
 
-__all__ = ["LARGEST_PAGE", "CodeSeparation", "LinkMode", "Linker", "LldVersion"]
+__all__ = ["LARGEST_PAGE", "CodeSeparation", "GnuLdVersion", "LinkMode", "Linker", "LldVersion"]
 
 Linker = Literal["lld", "ld"]
 CodeSeparation = Literal["noseparate-code", "separate-code", "separate-loadable-segments"]
@@ -45,6 +46,19 @@ class LldVersion:
         return self.major >= 19
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class GnuLdVersion:
+    """Where GNU ld's versions differ in what is computed here."""
+
+    numbers: tuple[int, ...]
+
+    @property
+    def places_zeros(self) -> bool:
+        """Zeros that have no bytes in the file have the file offset that their address asks for, be it behind the
+        file's end: seen in 2.47, and not in 2.44."""
+        return self.numbers >= (2, 45)
+
+
 @dataclass(frozen=True, slots=True)
 class LinkMode:
     """The options that decide where sections go."""
@@ -62,6 +76,10 @@ class LinkMode:
     """In bytes, never taken larger than `max_page_size`. None: the machine's default."""
     relro: bool | None = None
     """None: as in the file."""
+
+    def separates_code(self, machine: int) -> bool:
+        """What GNU ld takes `code` for; on x86 Linux separate-code is its default (--enable-separate-code)."""
+        return machine in {c.EM_X86_64, c.EM_386} if self.code is None else self.code == "separate-code"
 
     @classmethod
     def parse(cls, text: str) -> "LinkMode":

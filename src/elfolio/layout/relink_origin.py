@@ -6,18 +6,20 @@ linker always writes its own.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfImage
-from elfolio.layout.relink_mode import Linker, LldVersion
-from elfolio.layout.sections import RELRO_PADDING
-from elfolio.span import is_power_of_two
+from elfolio.layout.relink_mode import GnuLdVersion, Linker, LldVersion
+from elfolio.layout.sections import RELRO_PADDING, Sizes
+from elfolio.span import is_power_of_two, round_down
 
-__all__ = ["NEWEST_LLD", "Origin", "common_page_size", "image_base", "origin", "own_max_page_size"]
+__all__ = ["NEWEST_LD", "NEWEST_LLD", "Origin", "common_page_size", "image_base", "origin", "own_max_page_size"]
 
 NEWEST_LLD = LldVersion(23)
-_LAST_WITHOUT_PADDING = LldVersion(17)
+NEWEST_LD = GnuLdVersion((2, 47))
+_FIRST_WITH_PADDING, _LAST_WITHOUT_PADDING, _LAST_WITHOUT_SPLITS = LldVersion(18), LldVersion(17), LldVersion(16)
+_LAST_WITHOUT_PLACES = GnuLdVersion((2, 44))
 
 _LLD = re.compile(rb"LLD (\d+)\.")
 _OTHERS = re.compile(rb"(mold|GNU gold) ")
@@ -34,6 +36,7 @@ _BASES: dict[tuple[Linker, int], int] = {
 }
 """Where a program begins that cannot move: lld/ELF/Arch (defaultImageBase), ld's emulparams (TEXT_START_ADDR)."""
 _OTHER_BASE = 0x10000
+_SMALLEST_PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,18 @@ class Origin:
     linker: Linker | None
     """None: gold, mold, or one that is not known here."""
     lld: LldVersion = NEWEST_LLD
+    ld: GnuLdVersion = NEWEST_LD
     exact: bool = False
-    """The version is written in the file; else it is one that would have made it."""
+    """The version is written in the file; else it is one that could have made it."""
+
+    def others(self) -> "tuple[Origin, ...]":
+        """Itself, and where the file does not say the version, the other ones that could have made it."""
+        if self.exact or self.linker is None:
+            return (self,)
+        if self.linker == "ld":
+            return (self, replace(self, ld=_LAST_WITHOUT_PLACES))
+        older = _FIRST_WITH_PADDING if self.lld.pads_relro else _LAST_WITHOUT_SPLITS
+        return (self, replace(self, lld=older))
 
 
 def origin(image: ElfImage, data: bytes | memoryview) -> Origin:
@@ -97,9 +110,14 @@ def common_page_size(machine: int, max_page_size: int, asked: int | None) -> int
 
 def image_base(image: ElfImage, linker: Linker, made_by: Linker | None) -> int:
     """The ELF header's address: as it is where the same linker made the file, else that linker's default."""
-    if not image.loads or (linker != made_by and image.header.type != c.ET_EXEC):
-        return 0
-    first = min(image.loads, key=lambda s: s.vaddr)
-    if linker == made_by and first.vaddr >= first.offset:
-        return first.vaddr - first.offset
-    return _BASES.get((linker, image.header.machine), _OTHER_BASE)
+    moves = image.header.type != c.ET_EXEC
+    if linker != made_by or not image.loads:
+        return 0 if moves else _BASES.get((linker, image.header.machine), _OTHER_BASE)
+    if linker == "lld":
+        first = min(image.loads, key=lambda s: s.vaddr)
+        return max(0, first.vaddr - first.offset)
+    # GNU ld's first segment begins at a multiple of max-page-size, below where the script began.
+    sizes = Sizes.of(image)
+    headers = sizes.ehdr + image.header.phnum * sizes.phdr
+    lowest = min((s.addr for s in image.sections if s.flags & c.SHF_ALLOC), default=0)
+    return max(0, round_down(lowest - headers, _SMALLEST_PAGE))
