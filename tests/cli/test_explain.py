@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from elfolio.measure.hold import held
 from elfolio.report.explain import Report
 from tests.cli.running import ELFOLIO, Outcome, outcome
 from tests.cli.test_run_json import mismatches
 from tests.elfwriter import Elf, Ph
 
 LS = os.path.realpath("/bin/ls")
+LIBRARY = next(
+    line.split()[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/libm" in line or "/libz" in line
+)
 
 
 def explained(*words: str | bytes) -> Outcome:
@@ -91,7 +95,42 @@ def test_folios_are_found_by_trial(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [copy]
 
 
+def test_a_real_exec_is_as_predicted() -> None:
+    """--verify holds the program, compares every mapping, and says so with status 0."""
+    done = explained("--verify", LS)
+    assert (done.status, done.stderr) == (0, b"")
+    assert b"Held against a real process (" in done.stdout
+    verify = report("--verify", LS)["verify"]
+    assert verify["equal"] is True
+    assert verify["vmas"] >= len(report(LS)["vmas"])
+
+
+def test_a_record_is_compared(tmp_path: Path) -> None:
+    """Maps recorded at a first instruction are equal; one page more or less is a difference, with status 1."""
+    with held(LS) as process:
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+    record = tmp_path / "maps"
+    record.write_text(maps)
+    done = explained("--verify-from", str(record), LS)
+    assert (done.status, done.stderr) == (0, b""), done.stdout
+    first, rest = maps.split("\n", 1)
+    start, end = (int(part, 16) for part in first.split()[0].split("-"))
+    record.write_text(first.replace(f"{end:x}", f"{end + 4096:x}", 1) + "\n" + rest)
+    done = explained("--verify-from", str(record), LS)
+    assert done.status == 1
+    assert f"{start:x}-{end + 4096:x}".encode() in done.stdout
+    record.write_text("rubbish\n")
+    done = explained("--verify-from", str(record), LS)
+    assert (done.status, done.stdout) == (2, b"")
+    assert b"rubbish" in done.stderr
+
+
 REFUSED = {
+    "a policy that is not this machine's, to verify": (
+        ["--verify", "--policy", "linux-6.1", LS],
+        "--verify runs it on this machine's kernel: leave out --policy",
+    ),
+    "a library, to verify": (["--verify", LIBRARY], f"--verify: {LIBRARY} is no program"),
     "missing": (["/nowhere/x"], "/nowhere/x: No such file or directory"),
     "a directory": (["/usr"], "/usr: a directory"),
     "no ELF": (["/etc/passwd"], "/etc/passwd: no ELF file: e_ident at offset 0x0 is b'root', expected"),

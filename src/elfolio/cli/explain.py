@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from elfolio.elf.image import ElfImage
+    from elfolio.kernel.host import Host
     from elfolio.kernel.policy import Policy
     from elfolio.kernel.prediction import Prediction
     from elfolio.layout.relink import Relinked
     from elfolio.live.opened import Opened
+    from elfolio.measure.verify import Verification
     from elfolio.report.explain import Report
 
 __all__ = ["prepare_parser", "run"]
@@ -47,12 +49,13 @@ def prepare_parser(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from elfolio.errors import ElfError, InvalidArgument
+    from elfolio.live.maps import MapsError
 
     try:
         report = _report(args)
         if args.html is not None:
             _write_page(args.html, report)
-    except ElfError as error:
+    except (ElfError, MapsError) as error:
         raise Failure(str(error)) from error
     except InvalidArgument as error:
         raise Failure(str(error.strerror)) from error
@@ -80,7 +83,27 @@ def _report(args: argparse.Namespace) -> "Report":
         linked_as=linked_as(layout),
         relro=relro(layout),
         relinked=relinked,
+        verified=_verified(args, predictions[0]),
     )
+
+
+def _verified(args: argparse.Namespace, prediction: "Prediction") -> "Verification | None":
+    from elfolio.kernel.host import default_host
+    from elfolio.measure.verify import read_program, verify, verify_from
+
+    path = os.path.abspath(args.file)
+    if args.verify_from is not None:
+        record = args.verify_from.read_text(errors="surrogateescape")
+        policy, bits = prediction.policy, prediction.image.header.bits
+        host = _host(policy, prediction.image) or default_host(policy, bits)
+        return verify_from(record, read_program(path), policy, host)
+    if not args.verify:
+        return None
+    if args.policy:
+        raise Failure("--verify runs it on this machine's kernel: leave out --policy, or give a record (--verify-from)")
+    if not prediction.is_program:
+        raise Failure(f"--verify: {args.file} is no program: give a program that loads it")
+    return verify(path, prediction.policy)
 
 
 def _write_page(path: Path, report: "Report") -> None:
@@ -138,11 +161,10 @@ _MACHINES = {3: "x86_64", 62: "x86_64", 183: "aarch64"}
 def _predict(found: "Opened", policy: "Policy") -> "Prediction":
     from elfolio.errors import ElfError
     from elfolio.kernel.prediction import predict
-    from elfolio.live.host import host_here
     from elfolio.live.opened import opened
 
     image = found.image
-    host = host_here(policy, image.header.bits) if policy.name.startswith("linux") else None
+    host = _host(policy, image)
     if not image.interpreter:
         return predict(image, None, policy, host, file=found.file)
     try:
@@ -150,6 +172,13 @@ def _predict(found: "Opened", policy: "Policy") -> "Prediction":
             return predict(image, loader.image, policy, host, file=found.file, interpreter_file=loader.file)
     except (OSError, ElfError):
         return predict(image, None, policy, host, file=found.file)
+
+
+def _host(policy: "Policy", image: "ElfImage") -> "Host | None":
+    """This machine's limits and sizes, where the policy is for such a machine."""
+    from elfolio.live.host import host_here
+
+    return host_here(policy, image.header.bits) if policy.machine == os.uname().machine else None
 
 
 def _relinked(modes: "Sequence[str]", found: "Opened") -> "Iterator[tuple[str, Relinked]]":

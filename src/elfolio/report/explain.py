@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from elfolio.layout.relro import Relro
     from elfolio.layout.relro import RelroCost as Cost
     from elfolio.layout.segments import Load
-    from elfolio.measure.compare import Comparison
+    from elfolio.measure.verify import Verification
 
 __all__ = ["BlockRow", "FindingRow", "Mapping", "Relink", "Report", "Segment", "Under", "as_json", "as_report"]
 
@@ -151,6 +151,10 @@ class Verify(TypedDict):
     """Prediction against a real process."""
 
     equal: bool
+    vmas: int
+    """That were compared, at all moments."""
+    objects: int
+    """Files compared after dynamic linking."""
     differences: list[str]
 
 
@@ -189,7 +193,7 @@ def as_report(
     linked_as: "LinkedAs",
     relro: "Relro | None",
     relinked: Sequence[tuple[str, "Relinked"]] = (),
-    comparison: "Comparison | None" = None,
+    verified: "Verification | None" = None,
 ) -> Report:
     """The object: one file under each policy, at least one; what it was linked with and as."""
     image = predictions[0].image
@@ -209,9 +213,7 @@ def as_report(
         "relro": [] if relro is None else [_relro(cost) for cost in relro.costs],
         "compared": [_under(prediction) for prediction in predictions[1:]],
         "relink": [_relink(mode, found) for mode, found in relinked],
-        "verify": None
-        if comparison is None
-        else {"equal": comparison.equal, "differences": [str(d) for d in comparison.differences]},
+        "verify": None if verified is None else _verify(verified),
         **_under(predictions[0]),
     }
 
@@ -219,6 +221,15 @@ def as_report(
 MACHINES = {3: "i386", 8: "mips", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86-64", 183: "aarch64"}
 MACHINES |= {243: "riscv", 258: "loongarch"}
 """e_machine, by the names that people use."""
+
+
+def _verify(found: "Verification") -> Verify:
+    return {
+        "equal": found.equal,
+        "vmas": found.first.count + sum(comparison.count for comparison in found.objects),
+        "objects": len(found.objects),
+        "differences": [f"{c.subject}: {d}" for c in (found.first, *found.objects) for d in c.differences],
+    }
 
 
 def _type(prediction: "Prediction") -> str:

@@ -241,6 +241,6 @@ def _verified(report: Report) -> Iterator[Markup]:
     verify = report["verify"]
     yield page.heading("Held against a real process")
     if verify is not None and verify["equal"]:
-        yield page.paragraph("Every mapping is as predicted.")
+        yield page.paragraph(f"All {verify['vmas']} mappings are as predicted.")
     elif verify is not None:
         yield page.code("\n".join(verify["differences"]))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
-from elfolio.report.explain import BlockRow, FindingRow, Mapping, Relink, Report, Segment, Under
+from elfolio.report.explain import BlockRow, FindingRow, Mapping, Relink, Report, Segment, Under, Verify
 from elfolio.report.strip import strip
 from elfolio.span import Span
 
@@ -34,11 +34,8 @@ def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
         lines += ["", *_under(under, report, width, ink)]
     if report["relink"]:
         lines += ["", *_relinked(report["relink"], report, ink)]
-    verify = report["verify"]
-    if verify is not None:
-        count = len(verify["differences"])
-        word = ink("good", "equal to a real process") if verify["equal"] else ink("error", f"{count} differences")
-        lines += ["", ink("strong", "Verified") + f": {word}", *(f"  {plain(line)}" for line in verify["differences"])]
+    if report["verify"] is not None:
+        lines += ["", *_verified(report["verify"], ink)]
     return "\n".join(lines)
 
 
@@ -223,3 +220,12 @@ def _loads(one: Relink) -> str:
         for s in one["segments"]
         if s["type"] == 1
     )
+
+
+def _verified(verify: Verify, ink: Ink) -> Iterator[str]:
+    scope = f"{verify['vmas']} VMAs, {verify['objects']} objects after dynamic linking"
+    count = len(verify["differences"])
+    verdict = ink("good", "equal") if verify["equal"] else ink("error", f"{count} difference{'s' * (count > 1)}")
+    yield f"{ink('strong', 'Held against a real process')} ({scope}): {verdict}"
+    for line in verify["differences"]:
+        yield f"  {plain(line)}"
