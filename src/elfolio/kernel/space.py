@@ -133,7 +133,7 @@ class AddressSpace:
         for vma in self.within(span):
             if at < vma.start:
                 found.append(Span(at, vma.start))
-            at = vma.end
+            at = max(at, vma.end)
         if at < span.end:
             found.append(Span(at, span.end))
         return tuple(found)

@@ -3,17 +3,9 @@
 At the first instruction every VMA is compared as it is, address randomisation off.
 """
 
-import errno
-import mmap
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from elfolio.elf.constants import PT_INTERP
-from elfolio.elf.image import ElfImage
-from elfolio.elf.reader import read
-from elfolio.errors import ElfError
 from elfolio.kernel.execve import ExecError, Execution, check_program, execve
 from elfolio.kernel.host import Host
 from elfolio.kernel.policy import Policy
@@ -22,21 +14,10 @@ from elfolio.live.host import host_here, policy_here
 from elfolio.live.maps import parse_maps
 from elfolio.measure.compare import Comparison, Difference, compare
 from elfolio.measure.hold import ENVIRONMENT, HoldError, held, strings_size
+from elfolio.measure.objects import compare_objects
+from elfolio.measure.program import Program, read_program
 
-__all__ = ["Program", "Verification", "predict", "read_image", "read_program", "verify", "verify_from"]
-
-
-@dataclass(frozen=True)
-class Program:
-    """A file and the interpreter that it names, read."""
-
-    path: str
-    """As it is executed."""
-    image: ElfImage
-    """Its name is the path that maps shows."""
-    interpreter: ElfImage | None
-    obstacle: OSError | None = None
-    """Why the interpreter that it names cannot be one; execve fails with this errno."""
+__all__ = ["Verification", "predict", "verify", "verify_from"]
 
 
 @dataclass(frozen=True)
@@ -62,41 +43,6 @@ class Verification:
         return sum((comparison.differences for comparison in self.objects), self.first.differences)
 
 
-def read_image(path: str) -> ElfImage:
-    """An ELF file by its path, links followed: maps shows where they lead. Raises OSError, ElfError."""
-    real = os.path.realpath(path)
-    with open(real, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return read(b"", real)
-        # Not closed by a `with`: the frames of an ElfError may still look at it.
-        return read(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), real)
-
-
-def read_program(path: str) -> Program:
-    """The file and its interpreter. Raises OSError, ElfError, for the file itself."""
-    image = read_image(path)
-    if not image.interpreter:
-        return Program(path, image, None)
-    try:
-        _check_interpreter(image)
-        return Program(path, image, read_image(image.interpreter))
-    except ElfError as error:
-        return Program(path, image, None, OSError(errno.ELIBBAD, str(error), image.interpreter))
-    except OSError as error:
-        return Program(path, image, None, error)
-
-
-def _check_interpreter(image: ElfImage) -> None:
-    """As open_exec: a regular file that may be executed. The path must end with its NUL."""
-    header, path = image.segment(PT_INTERP), image.interpreter or ""
-    if header is not None:
-        with open(image.name, "rb") as file:
-            if os.pread(file.fileno(), 1, header.file.end - 1) != b"\0":
-                raise OSError(errno.ENOEXEC, "PT_INTERP does not end with a NUL", image.name)
-    if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-
-
 def predict(program: Program, policy: Policy, host: Host) -> Execution | ExecError:
     """What execve does; a failure is a prediction too."""
     if program.obstacle is not None:
@@ -117,9 +63,13 @@ def verify(
     policy: Policy | None = None,
     argv: Sequence[str] | None = None,
     environment: Mapping[str, str] = ENVIRONMENT,
+    *,
+    linking: bool = True,
 ) -> Verification:
-    """Holds the program at its first instruction and compares. `policy` None: this machine's. Raises OSError, ElfError
-    for a file that cannot be read, and what spawn.held.hold raises for one that cannot be pinned."""
+    """Holds the program at its first instruction and compares; with `linking`, one that has an interpreter again at
+    its entry, object by object. `policy` None: this machine's. Raises OSError, ElfError for a file that cannot be read,
+    HoldError for a program that ends before its entry, and what spawn.held.hold raises for one that cannot be pinned.
+    """
     program = read_program(path)
     policy = policy or policy_here(path)
     bits = program.image.header.bits
@@ -129,7 +79,12 @@ def verify(
     try:
         with held(path, argv, environment, bits=bits) as process:
             real = process.maps()
-            return Verification(path, predicted, real, _first(path, predicted, real))
+            first = _first(path, predicted, real)
+            objects: tuple[Comparison, ...] = ()
+            if linking and program.interpreter is not None and isinstance(predicted, Execution):
+                process.to_entry()
+                objects = compare_objects(program, predicted, process.maps(), policy)
+            return Verification(path, predicted, real, first, objects)
     except HoldError as error:
         if error.lost:
             raise
