@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["LIBCS", "Holes", "Libc"]
+__all__ = ["LIBCS", "Holes", "Libc", "libc_of"]
 
 Holes = Literal["none", "left", "extended", "unmapped"]
 """What becomes of the gaps between an object's segments: protected to PROT_NONE (glibc), left as they were mapped with
@@ -47,3 +47,12 @@ LIBCS = MappingProxyType(
     }
 )
 """By name."""
+
+
+def libc_of(interpreter: str, otherwise: Libc) -> Libc:
+    """The C library that a program's PT_INTERP belongs to: musl's and bionic's loaders have names of their own; any
+    other is `otherwise`."""
+    name = interpreter.rpartition("/")[2]
+    if name.startswith("ld-musl-"):
+        return LIBCS["musl"]
+    return LIBCS["bionic"] if name in ("linker", "linker64") else otherwise

@@ -8,6 +8,7 @@ neighbour's memory, counts up to the object's end.
 from collections.abc import Iterator
 from dataclasses import replace
 
+from elfolio.elf.constants import DT_NEEDED, DT_SONAME
 from elfolio.elf.image import ElfImage
 from elfolio.errors import ElfError
 from elfolio.kernel.execve import Execution
@@ -15,7 +16,7 @@ from elfolio.kernel.loader import LoadError, MappedObject, linked, map_object
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, Vma
 from elfolio.measure.compare import Comparison, Difference, compare_vmas
-from elfolio.measure.program import Program, read_image
+from elfolio.measure.program import Program, dynamic_strings, read_image
 from elfolio.span import FileOffset, MappedAddress, Span, round_down
 
 __all__ = ["compare_objects", "mapped_images"]
@@ -25,12 +26,13 @@ def compare_objects(
     program: Program, execution: Execution, real: AddressSpace, policy: Policy
 ) -> tuple[Comparison, ...]:
     """The program, its interpreter and every library that is mapped in `real`."""
-    page = policy.page_size
     found = []
-    for image, base in mapped_images(real, page):
+    images = list(mapped_images(real, policy.page_size))
+    referenced = policy.libc.name == "musl" or _is_needed(program, [image for image, _ in images])
+    for image, base in images:
         subject = f"{image.name} after dynamic linking"
         try:
-            predicted = _predicted(image, program, execution, policy)
+            predicted = _predicted(image, program, execution, policy, referenced)
         except LoadError as error:
             found.append(Comparison(subject, 0, (Difference(str(error), None, None),)))
             continue
@@ -40,14 +42,24 @@ def compare_objects(
     return tuple(found)
 
 
-def _predicted(image: ElfImage, program: Program, execution: Execution, policy: Policy) -> MappedObject:
+def _predicted(
+    image: ElfImage, program: Program, execution: Execution, policy: Policy, referenced: bool
+) -> MappedObject:
     if image.name == program.image.name:
         return linked(image, execution.space, execution.load_bias, policy)
     if program.interpreter is not None and image.name == program.interpreter.name:
-        # musl's interpreter is its C library, and leaves its own RELRO writable.
-        relro = policy.libc.name != "musl"
-        return linked(image, execution.space, execution.interpreter_bias or 0, policy, relro=relro)
+        return linked(image, execution.space, execution.interpreter_bias or 0, policy, relro=referenced)
     return map_object(image, policy)
+
+
+def _is_needed(program: Program, images: list[ElfImage]) -> bool:
+    """Whether the interpreter's RELRO is protected: glibc relocates its loader once more only if an object needs it by
+    name (rtld_multiple_ref, elf/rtld.c), as libc.so.6 does; musl's is its C library, and always is."""
+    if program.interpreter is None:
+        return False
+    names = set(dynamic_strings(program.interpreter, DT_SONAME))
+    others = (image for image in images if image.name != program.interpreter.name)
+    return any(names & set(dynamic_strings(image, DT_NEEDED)) for image in others)
 
 
 def mapped_images(space: AddressSpace, page: int) -> Iterator[tuple[ElfImage, int]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from elfolio.kernel.execve import ExecError, Execution, check_program, execve
 from elfolio.kernel.host import Host
+from elfolio.kernel.libc import libc_of
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, OpenFile
 from elfolio.live.host import host_here, policy_here
@@ -15,9 +16,9 @@ from elfolio.live.maps import parse_maps
 from elfolio.measure.compare import Comparison, Difference, compare
 from elfolio.measure.hold import ENVIRONMENT, HoldError, held, strings_size
 from elfolio.measure.objects import compare_objects
-from elfolio.measure.program import Program, read_program
+from elfolio.measure.program import Program, read_image, read_program
 
-__all__ = ["Verification", "predict", "verify", "verify_from"]
+__all__ = ["Program", "Verification", "predict", "read_image", "read_program", "verify", "verify_from"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def verify(
     """
     program = read_program(path)
     policy = policy or policy_here(path)
+    if program.image.interpreter:
+        policy = replace(policy, libc=libc_of(program.image.interpreter, policy.libc))
     bits = program.image.header.bits
     argv = argv or (path,)
     host = replace(host_here(policy, bits), strings=strings_size(path, argv, environment))
