@@ -64,8 +64,8 @@ def map_object(image: ElfImage, policy: Policy, file: OpenFile | None = None) ->
 
 
 def linked(image: ElfImage, space: AddressSpace, bias: int, policy: Policy, *, relro: bool = True) -> MappedObject:
-    """The program or its interpreter, from the `space` of an Execution, after the loader has protected its RELRO. glibc's
-    loader does not protect its own where no object needs it by name: `relro` false."""
+    """The program or its interpreter, from the `space` of an Execution, after the loader has protected its RELRO.
+    glibc's loader does not protect its own where no object needs it by name: `relro` false."""
     page = policy.page_size
     base = bias + round_down(min((s.vaddr for s in image.loads), default=0), page)
     span = Span(0, round_up(max((s.memory.end for s in image.loads), default=0) + bias, page) - base)
