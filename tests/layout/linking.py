@@ -70,6 +70,13 @@ def lld_modes(*, rosegment: bool = True, codes: Sequence[CodeSeparation] = CODES
     return [LinkMode("lld", None, code, rosegment, size) for code in codes for size in NINE_SIZES]
 
 
+def ld_modes() -> list[LinkMode]:
+    """GNU ld's: both code separations, three page sizes, with and without RELRO."""
+    codes: tuple[CodeSeparation, ...] = ("noseparate-code", "separate-code")
+    sizes = [(size, relro) for size in NINE_SIZES for relro in (True, False)]
+    return [LinkMode("ld", None, code, True, size, None, relro) for code in codes for size, relro in sizes]
+
+
 def differences(found: Relinked, real: Linked) -> list[str]:
     """What is not as the linker made it, a line each."""
     lines = []

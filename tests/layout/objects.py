@@ -143,8 +143,8 @@ class ObjectSet:
     more: str = ""
     """A second source, in assembly."""
     everyday: bool = False
-    needs_lld: bool = False
-    """GNU ld of this version has no such option, or does not do the same."""
+    only: str = ""
+    """`lld` or `ld`, where the other one has no such option or does not do the same."""
 
 
 def _wl(*options: str) -> tuple[str, ...]:
@@ -171,9 +171,12 @@ SETS = (
     ObjectSet("now", CPP, ("-fpie",), ("-pie", *_wl("-z,now")), ".cc", "g++"),
     ObjectSet("lazy", UNUSED, ("-fpie",), ("-pie", *_wl("-z,lazy"))),
     ObjectSet(
-        "relr", POINTERS, ("-fpie", "-O1"), ("-pie", *_wl("--pack-dyn-relocs=relr")), everyday=True, needs_lld=True
+        "relr", POINTERS, ("-fpie", "-O1"), ("-pie", *_wl("--pack-dyn-relocs=relr")), everyday=True, only="lld"
     ),
-    ObjectSet("nognustack", MAIN, (), ("-pie", *_wl("-z,nognustack")), needs_lld=True),
+    ObjectSet(
+        "relr-ld", POINTERS, ("-fpie", "-O1"), ("-pie", *_wl("-z,pack-relative-relocs")), everyday=True, only="ld"
+    ),
+    ObjectSet("nognustack", MAIN, (), ("-pie", *_wl("-z,nognustack")), only="lld"),
     ObjectSet("execstack", MAIN, (), ("-pie", *_wl("-z,execstack,-z,stack-size=1048576"))),
     ObjectSet("over-aligned", OVER_ALIGNED, ("-fpie",), ("-pie",), everyday=True),
     ObjectSet("over-aligned-read-only", OVER_ALIGNED_READ_ONLY, ("-fpie",), ("-pie",)),
@@ -185,12 +188,12 @@ SETS = (
     ObjectSet("custom", CUSTOM, ("-fpie",), ("-pie",)),
     ObjectSet("norelro", ARTICLE, ("-fpie",), ("-pie", *_wl("-z,norelro"))),
     ObjectSet("norelro-tls", TLS, ("-fno-pie",), ("-no-pie", *_wl("-z,norelro"))),
-    ObjectSet("large", LARGE, ("-mcmodel=medium", "-fno-pie"), ("-no-pie",), needs_lld=True),
+    ObjectSet("large", LARGE, ("-mcmodel=medium", "-fno-pie"), ("-no-pie",), only="lld"),
     ObjectSet("data-only", DATA_ONLY, ("-fPIC",), ("-shared", "-nostdlib")),
     ObjectSet("i386", CODE_AND_ZEROS, ("-m32", "-fno-pie"), ("-m32", *_BARE)),
-    ObjectSet("aarch64", CODE_AND_ZEROS, (), _BARE, compiler="aarch64-linux-gnu-gcc", needs_lld=True),
+    ObjectSet("aarch64", CODE_AND_ZEROS, (), _BARE, compiler="aarch64-linux-gnu-gcc", only="lld"),
     ObjectSet("aarch64-library", POINTERS, ("-fPIC",), ("-shared", "-nostdlib"), compiler="aarch64-linux-gnu-gcc",
-              needs_lld=True),
+              only="lld"),
 )  # fmt: skip
 
 

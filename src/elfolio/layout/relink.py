@@ -4,7 +4,7 @@ The linked file alone is enough: it holds the sections with their sizes and alig
 needs little else. What it would need and the file does not say, is said in the result, never guessed in silence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -18,7 +18,7 @@ from elfolio.layout.relink_origin import NEWEST_LLD, Origin, common_page_size, i
 from elfolio.layout.relink_relr import Relr
 from elfolio.layout.sections import RELRO_PADDING, Piece, Sizes, pieces_of, section_table, string_table_size
 
-__all__ = ["CODES", "NINE_SIZES", "LinkMode", "Relinked", "nine_modes", "relink"]
+__all__ = ["CODES", "NINE_SIZES", "LinkMode", "Relinked", "nine_modes", "relink", "relink_all"]
 
 CODES: tuple[CodeSeparation, ...] = get_args(CodeSeparation)
 NINE_SIZES = (4 << 10, 64 << 10, 2 << 20)
@@ -42,15 +42,36 @@ class Relinked:
 def relink(image: ElfImage, mode: LinkMode, data: bytes | memoryview = b"") -> Relinked:
     """What `mode` would make of the sections of `image`.
 
-    `data` is the file's contents; only .comment and .relr.dyn are looked at, and without it they are unknown.
-    Raises InvalidArgument for a file without section headers or without PT_LOAD.
+    `data` is the file's contents; only .comment, .relr.dyn and a Go program's build information are looked at, and
+    without it they are unknown. Raises InvalidArgument for a file without section headers or without PT_LOAD.
     """
+    return relink_all(image, (mode,), data)[0]
+
+
+def relink_all(image: ElfImage, modes: Iterable[LinkMode], data: bytes | memoryview = b"") -> tuple[Relinked, ...]:
+    """`relink` for several modes, in their order; what they have in common is done once."""
     if len(image.sections) < 2 or not image.loads:
         raise InvalidArgument(
             f"{image.name or 'this file'} has no section headers or no PT_LOAD: nothing to link again"
         )
     made_by = origin(image, data)
     makers = [maker for maker in made_by.others() if any(_same(image, own) for own in _own_modes(image, maker, data))]
+    return tuple(_relinked(image, mode, made_by, makers, data) for mode in modes)
+
+
+def nine_modes(
+    image: ElfImage, data: bytes | memoryview = b"", mode: LinkMode | None = None
+) -> dict[tuple[CodeSeparation, int], Relinked]:
+    """The article's table: each code separation of lld with each of NINE_SIZES, the rest as `mode` has it."""
+    base = replace(mode or LinkMode(), linker="lld")
+    keys = [(code, size) for code in CODES for size in NINE_SIZES]
+    modes = [replace(base, code=code, max_page_size=size) for code, size in keys]
+    return dict(zip(keys, relink_all(image, modes, data), strict=True))
+
+
+def _relinked(
+    image: ElfImage, mode: LinkMode, made_by: Origin, makers: Sequence[Origin], data: bytes | memoryview
+) -> Relinked:
     results = [_linked(image, mode, maker, data) for maker in makers or [made_by]]
     reasons = list(doubts(image, mode, made_by, results[0].sections))
     if not makers and made_by.linker == mode.linker:
@@ -61,18 +82,6 @@ def relink(image: ElfImage, mode: LinkMode, data: bytes | memoryview = b"") -> R
     if any(result != results[0] for result in results):
         reasons.append(f"which version of {mode.linker} made the file cannot be told, and another one differs here")
     return replace(results[0], uncertain=tuple(dict.fromkeys(reasons)))
-
-
-def nine_modes(
-    image: ElfImage, data: bytes | memoryview = b"", mode: LinkMode | None = None
-) -> dict[tuple[CodeSeparation, int], Relinked]:
-    """The article's table: each code separation of lld with each of NINE_SIZES, the rest as `mode` has it."""
-    base = mode or LinkMode()
-    return {
-        (code, size): relink(image, replace(base, linker="lld", code=code, max_page_size=size), data)
-        for code in CODES
-        for size in NINE_SIZES
-    }
 
 
 def _same(image: ElfImage, result: Relinked) -> bool:

@@ -1,15 +1,13 @@
 """layout.relink_origin: who linked a file, and from what address. In: ElfImage, a few of its bytes. Out: Origin.
 
-lld and mold write their names into .comment; else the order of the program headers tells them apart, because each
-linker always writes its own.
+Which versions could have made it matters too: lld signs with its version in .comment, GNU ld only when it is asked to.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfImage
+from elfolio.elf.linker import fingerprint
 from elfolio.layout.relink_mode import GnuLdVersion, Linker, LldVersion
 from elfolio.layout.sections import RELRO_PADDING, Sizes
 from elfolio.span import is_power_of_two, round_down
@@ -20,9 +18,6 @@ NEWEST_LLD = LldVersion(23)
 NEWEST_LD = GnuLdVersion((2, 47))
 _FIRST_WITH_PADDING, _LAST_WITHOUT_PADDING, _LAST_WITHOUT_SPLITS = LldVersion(18), LldVersion(17), LldVersion(16)
 _LAST_WITHOUT_PLACES = GnuLdVersion((2, 44))
-
-_LLD = re.compile(rb"LLD (\d+)\.")
-_OTHERS = re.compile(rb"(mold|GNU gold) ")
 
 _BASES: dict[tuple[Linker, int], int] = {
     ("lld", c.EM_X86_64): 0x200000,
@@ -61,41 +56,24 @@ class Origin:
 
 
 def origin(image: ElfImage, data: bytes | memoryview) -> Origin:
-    """`data` is the file, or nothing; then .comment is not looked at."""
-    comment = image.section(".comment")
-    text = b"" if comment is None else bytes(data[comment.file.start : comment.file.end])
-    padded = image.section(RELRO_PADDING) is not None
-    # A linker's name stands in the objects' compilers' strings too, where one was linked into them with -r.
-    versions = [int(match[1]) for match in _LLD.finditer(text) if int(match[1]) < 10000]
-    if versions and not _OTHERS.search(text):
-        return Origin("lld", LldVersion(max(versions)), exact=True)
-    if padded:
-        return Origin("lld")
-    if _OTHERS.search(text):
+    """`data` is the file, or nothing; then only its headers speak."""
+    found = fingerprint(image, data)
+    if found.linker == "GNU ld":
+        return Origin("ld", ld=_gnu_ld(found.version), exact=found.version is not None)
+    if found.linker != "lld":
         return Origin(None)
-    types = [s.type for s in image.segments]
-    if _is_lld_order(types):
-        has_relro = c.PT_GNU_RELRO in types
-        return Origin("lld", _LAST_WITHOUT_PADDING if has_relro else NEWEST_LLD)
-    return Origin("ld" if _is_ld_order(types) else None)
+    major = (found.version or "").partition(".")[0]
+    if major.isdigit() and len(major) < 5:
+        return Origin("lld", LldVersion(int(major)), exact=True)
+    if image.section(RELRO_PADDING) is None and image.segment(c.PT_GNU_RELRO) is not None:
+        return Origin("lld", _LAST_WITHOUT_PADDING)
+    return Origin("lld")
 
 
-def _is_lld_order(types: Sequence[int]) -> bool:
-    """PT_PHDR first, always; PT_GNU_PROPERTY and PT_NOTE last."""
-    order = [c.PT_PHDR, c.PT_INTERP, c.PT_LOAD, c.PT_TLS, c.PT_DYNAMIC, c.PT_GNU_RELRO]
-    order += [c.PT_GNU_EH_FRAME, c.PT_GNU_STACK, c.PT_GNU_PROPERTY, c.PT_NOTE]
-    return types[:1] == [c.PT_PHDR] and _follows(types, order)
-
-
-def _is_ld_order(types: Sequence[int]) -> bool:
-    order = [c.PT_PHDR, c.PT_INTERP, c.PT_LOAD, c.PT_DYNAMIC, c.PT_NOTE, c.PT_TLS, c.PT_GNU_PROPERTY]
-    order += [c.PT_GNU_EH_FRAME, c.PT_GNU_STACK, c.PT_GNU_RELRO]
-    return _follows(types, order)
-
-
-def _follows(types: Sequence[int], order: Sequence[int]) -> bool:
-    places = [order.index(type_) for type_ in types if type_ in order]
-    return len(places) == len(types) and places == sorted(places)
+def _gnu_ld(version: str | None) -> GnuLdVersion:
+    """Debian's `2.47.50.20261021` has a date behind; numbers compare from the left."""
+    numbers = [int(part) for part in (version or "").split(".") if part.isdigit() and len(part) < 10]
+    return GnuLdVersion(tuple(numbers)) if numbers else NEWEST_LD
 
 
 def own_max_page_size(image: ElfImage) -> int:
