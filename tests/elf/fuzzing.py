@@ -84,12 +84,20 @@ class Tally:
         before = time.process_time()
         faults = exercise(data)
         took = time.process_time() - before
+        if took > self.slowest:  # was it the input, or the machine?
+            took = min(took, *(_time(data) for _ in range(3)))
         self.inputs += 1
         self.read += faults is not None
         self.faulty += bool(faults)
         self.refused += faults is None
         if took > self.slowest:
             self.slowest, self.slowest_input = took, data
+
+
+def _time(data: bytes) -> float:
+    before = time.process_time()
+    exercise(data)
+    return time.process_time() - before
 
 
 def exercise(data: bytes) -> int | None:

@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "explain": "what the kernel would map of a file, page by page, and what keeps it off huge pages",
     "run": "run one command through a spawn template, as if it had been run itself",
+    "survey": "every ELF file of a tree, ranked by what a remedy would win",
 }
 """Name and summary of what exists."""
 

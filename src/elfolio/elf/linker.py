@@ -111,6 +111,8 @@ def identify(
         return Fingerprint(linker, version, "certain", (where, said))
     if ordered == "unknown" or not sure:
         return Fingerprint(linker, version, "likely", (where,))
+    if linker == "Go":  # the toolchain's signature, which stays when it has another linker finish its work
+        return Fingerprint(ordered, None, "likely", (said, where))
     return Fingerprint(linker, version, "possible", (where, f"but as {ordered} has it, {said}"))
 
 

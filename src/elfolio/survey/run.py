@@ -1,0 +1,91 @@
+"""survey.run: a whole survey. In: directories, how many processes or which cluster. Out: Survey, or OSError."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from elfolio.survey.examine import Batch, Examined, examine
+from elfolio.survey.rows import Problem, Row
+from elfolio.survey.tree import list_files
+
+__all__ = ["Survey", "WorkersLost", "survey"]
+
+Progress = Callable[[int, int, int], None]
+"""Called with the files done, all files, and the ELF files found."""
+
+_ALONE = 4
+"""Batches: below that, another process starts for longer than it helps."""
+
+
+class Survey(NamedTuple):
+    """What was found."""
+
+    roots: tuple[str, ...]
+    files: int
+    """Regular files looked at."""
+    rows: list[Row]
+    """One each ELF file that has a head, by path; of several names of one file the first."""
+    problems: list[Problem]
+    """By path."""
+    seconds: float
+
+
+class WorkersLost(OSError):
+    """The processes that did the work were ended from outside; says what to do."""
+
+
+def survey(
+    roots: Iterable[str], *, jobs: int | None = None, cluster: str | None = None, progress: Progress | None = None
+) -> Survey:
+    """Looks at every regular file below `roots`. `jobs` processes share the work (as many as this process has CPUs,
+    unless given), or the Dask cluster at the address `cluster`, whose workers see the same files. Raises OSError for a
+    root that is not there, WorkersLost for workers that are gone."""
+    began = time.perf_counter()
+    names = tuple(roots)
+    listed = list_files(names)
+    rows: list[Row] = []
+    problems = listed.problems
+    done = 0
+    for examined in _examined(listed.batches, jobs, cluster):
+        rows += examined.rows
+        problems += examined.problems
+        done += examined.files
+        if progress is not None:
+            progress(done, listed.files, len(rows))
+    rows.sort(key=lambda row: row.path)
+    return Survey(names, listed.files, once(rows), sorted(set(problems)), time.perf_counter() - began)
+
+
+def once(rows: Iterable[Row]) -> list[Row]:
+    """Each file once, under the first of its names."""
+    seen: dict[tuple[int, int], Row] = {}
+    for row in rows:
+        seen.setdefault((row.device, row.inode), row)
+    return list(seen.values())
+
+
+def _examined(batches: list[Batch], jobs: int | None, cluster: str | None) -> Iterator[Examined]:
+    if cluster is not None:
+        from elfolio.survey.cluster import examine_on
+
+        return examine_on(cluster, batches)
+    count = min(len(os.sched_getaffinity(0)) if jobs is None else jobs, len(batches))
+    if count <= 1 or len(batches) < _ALONE:
+        return map(examine, batches)
+    return _in_processes(batches, count)
+
+
+def _in_processes(batches: list[Batch], count: int) -> Iterator[Examined]:
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    # Forked: the modules are there already, and nothing else runs in this process yet.
+    with ProcessPoolExecutor(count, mp_context=get_context("fork")) as pool:
+        try:
+            for future in as_completed([pool.submit(examine, batch) for batch in batches]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise WorkersLost("a worker process was killed, for want of memory perhaps; try --jobs 1") from error
