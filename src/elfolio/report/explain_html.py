@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
+from elfolio.kernel.policy import SWITCHES
 from elfolio.report import page
 from elfolio.report.columns import size
 from elfolio.report.explain import BlockRow, FindingRow, Report, Segment, Under
@@ -22,8 +23,7 @@ def as_html(report: Report) -> str:
     """The whole page."""
     parts = [*_file(report)]
     if report["compared"]:
-        names, *rows = side_by_side(report)
-        parts += [page.heading("Side by side"), page.table("What differs", names, rows)]
+        parts += [page.heading("Side by side"), _side_by_side(report)]
     for under in (report, *report["compared"]):
         parts += _under(under, report)
     if report["relink"]:
@@ -31,6 +31,12 @@ def as_html(report: Report) -> str:
     if report["verify"] is not None:
         parts += _verified(report)
     return page.render(f"explain {report['path']}", _lead(report), parts)
+
+
+def _side_by_side(report: Report) -> Markup:
+    names, *rows = side_by_side(report)
+    rules = [(*row, SWITCHES[row[0]].what if row[0] in SWITCHES else "") for row in rows]
+    return page.table("What differs", (*names, "the rule"), rules)
 
 
 def _lead(report: Report) -> str:
