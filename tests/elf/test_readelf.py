@@ -20,8 +20,8 @@ HEADER = re.compile(
     re.M,
 )
 PHDR = re.compile(r"^  \S+ +(0x\w+) (0x\w+) (0x\w+) (0x\w+) (0x\w+) (.{3}) (0x\w+|0) *$", re.M)
-SHDR = re.compile(r"^  \[ *\d+\] (.*?) +\S+ +([0-9a-f]{8,16}) ([0-9a-f]{6,}) ([0-9a-f]{6,}) ([0-9a-f]{2,}) [ A-Za-z]{3,9} +"
-                  r"(\d+) +(\d+) +(\d+) *$", re.M)  # fmt: skip
+SHDR = re.compile(r"^  \[ *\d+\] (.*?) +\S+ +([0-9a-f]{8,16}) ([0-9a-f]{6,}) ([0-9a-f]{6,}) ([0-9a-f]{2,}) "
+                  r"[ A-Za-z]{3,9} +(\d+) +(\d+) +(\d+) *$", re.M)  # fmt: skip
 TAG = re.compile(r"^ 0x([0-9a-f]+) \(", re.M)
 NEEDED = re.compile(r"\(NEEDED\) +Shared library: \[(.*)\]")
 BUILD_ID = re.compile(r"Build ID: ([0-9a-f]+)")

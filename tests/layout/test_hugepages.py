@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elfolio.elf.image import Segment
-from elfolio.layout.hugepages import BLOCKS, PMD, Reason, Rung, Tier, blocks, climb, huge_span, is_both_aligned
+from elfolio.layout.hugepages import BLOCKS, PMD, Rung, Tier, climb, huge_span, is_both_aligned
 from elfolio.layout.modes import linked_as
 from elfolio.layout.segments import Layout
 from elfolio.span import Span
@@ -47,34 +47,22 @@ def segments(draw: st.DrawFn) -> Segment:
                 align=align)  # fmt: skip
 
 
-def is_huge(segment: Segment, memory: Span, bias: int, file_end: int | None) -> Reason:
+def is_huge(segment: Segment, start: int, bias: int) -> bool:
     """The verdict on one block, page by page."""
     backed = Span(segment.vaddr, segment.vaddr + segment.filesz).pages(PAGE).shifted(bias)
-    behind_file = False
-    for page in range(memory.start, memory.end, PAGE):
-        offset = page - bias - segment.vaddr + segment.offset
-        if (page - offset) % BLOCK:
-            return Reason.SKEWED
-        if not backed.covers(page):
-            return Reason.EDGE
-        # The page behind the block's last one must be a page of the file.
-        behind_file |= file_end is not None and offset + PAGE >= -(-file_end // PAGE) * PAGE
-    return Reason.END if behind_file else Reason.NONE
+    pages = range(start, start + BLOCK, PAGE)
+    shift = bias + segment.vaddr - segment.offset
+    return all(backed.covers(page) and shift % BLOCK == 0 for page in pages)
 
 
-@given(segment=segments(), pages=st.integers(0, 40), file_pages=st.none() | st.integers(-3, 40))
-def test_each_block_s_verdict(segment: Segment, pages: int, file_pages: int | None) -> None:
-    """At any load bias, every block that the mapping touches has the verdict that its single pages give, the parts
-    make up the mapping, and what could be huge is what has nothing in its way."""
+@given(segment=segments(), pages=st.integers(0, 40))
+def test_what_could_be_huge(segment: Segment, pages: int) -> None:
+    """At any load bias, the blocks of the span are those whose single pages all fit."""
     bias = pages * PAGE
-    file_end = None if file_pages is None else max(0, segment.offset + segment.filesz + file_pages * PAGE)
-    found = list(blocks(segment, BLOCK, PAGE, bias=bias, file_end=file_end))
-    assert [x.reason for x in found] == [is_huge(segment, x.memory, bias, file_end) for x in found]
     mapped = Span(segment.vaddr, segment.vaddr + segment.filesz).pages(PAGE).shifted(bias)
-    assert sum(x.part.size for x in found) == (mapped.size if segment.filesz else 0)
-    assert all(x.offset == x.part.start - bias - segment.vaddr + segment.offset for x in found)
-    huge = huge_span(segment, BLOCK, PAGE, bias=bias, file_end=file_end)
-    assert {x.memory.start for x in found if x.reason is Reason.NONE} == set(range(*huge, BLOCK))
+    huge = huge_span(segment, BLOCK, PAGE, bias=bias)
+    expected = {block.start for block in mapped.blocks(BLOCK) if segment.filesz and is_huge(segment, block.start, bias)}
+    assert set(range(*huge, BLOCK)) == expected
 
 
 @given(loads=st.lists(segments(), min_size=1, max_size=4), type=st.sampled_from([ET_EXEC, ET_DYN]))
@@ -102,15 +90,6 @@ def test_each_rung_is_one_step_more(loads: list[Segment], type: int) -> None:
 
 def _count(segment: Segment, bias: int) -> int:
     return huge_span(segment, BLOCK, PAGE, bias=bias).size // BLOCK
-
-
-def test_the_file_must_go_on_behind_a_block() -> None:
-    """A block at the very end of the file is no huge page, unless the kernel is one that does not ask for more."""
-    layout = Layout(head(load(0, PMD, flags=R | X, align=PMD)), 4096)
-    assert climb(layout).rungs[0].at(Tier.AS_IS) == 0
-    assert climb(layout, follow=False).rungs[0].at(Tier.AS_IS) == 1
-    assert climb(Layout(head(*layout.image.segments, size=PMD + 1), 4096)).rungs[0].at(Tier.AS_IS) == 1
-    assert [x.reason for x in blocks(layout.image.segments[0], PMD, 4096, file_end=PMD)] == [Reason.END]
 
 
 def test_a_load_address_is_the_first_segment_s() -> None:
@@ -205,8 +184,8 @@ def test_p_align_alone_aligns_the_load_address(tmp_path: Path) -> None:
         assert mapped[0].memory.start % PMD == 0
         code = next(m for m in mapped if m.perms == "r-xp")
         segment = text_rung(program).load.segment
-        verdicts = [x.reason for x in blocks(segment, PMD, 4096, bias=mapped[0].memory.start)]
-        assert verdicts.count(Reason.NONE) == code.memory.whole_blocks(PMD).size // PMD == 2
+        huge = huge_span(segment, PMD, 4096, bias=mapped[0].memory.start)
+        assert huge.size // PMD == code.memory.whole_blocks(PMD).size // PMD == 2
 
 
 @pytest.mark.parametrize("align", [4096, 2097152])
@@ -262,7 +241,7 @@ def test_the_article_s_2_mib_example(tmp_path: Path) -> None:
     starts = [one.memory.start for one in layout.loads]
     assert [m.memory.start - base for m in mapped if m.path] == [starts[0], PMD, *starts[1:]]
     assert len(layout.gaps) == 3
-    assert [x.reason for x in blocks(layout.image.loads[0], PMD, 4096, bias=base)] == [Reason.NONE, Reason.EDGE]
+    assert huge_span(layout.image.loads[0], PMD, 4096, bias=base) == Span(base, base + PMD)
 
 
 def test_a_program_that_is_loaded_where_it_is_linked() -> None:

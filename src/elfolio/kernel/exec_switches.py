@@ -157,14 +157,6 @@ EXEC_SWITCHES = (
         (((0,), False), ((6, 17), True)),
     ),
     Switch(
-        "no_huge_page_past_end",
-        "no page-table entry of PMD size is made over the file's end",
-        "filemap_map_pages (mm/filemap.c)",
-        f"commit 74207de2ba10; {_READ}: in 6.12.107 and 7.2.13",
-        (((0,), False), ((6, 18), True)),
-        (((6, 12, 107), True),),
-    ),
-    Switch(
         "base_align_proposal",
         "what else aligns a program's base: nothing; max-folio: the largest power of two in a segment's p_filesz, at "
         "most the file system's largest folio, where p_vaddr and p_offset are multiples of it (v2); pmd-32m: PMD_SIZE "

@@ -2,9 +2,9 @@
 size. Out: Ladder, frozen.
 
 A block is what one entry of a page table or of the TLB can map at once: a PMD's, or a contiguous run of PTEs. By file
-and address alone it needs three things (mm/memory.c, do_set_pmd and filemap_map_pmd; mm/huge_mm.h,
+and address alone it needs two things (mm/memory.c, do_set_pmd and filemap_map_pmd; mm/huge_mm.h,
 thp_vma_suitable_order; arch/arm64/mm/contpte.c): address and offset equal modulo the block; the whole block inside
-one mapping; a file that goes on behind it. Whether the page cache then has such a folio is not the file's to say.
+one mapping. Whether the page cache then has such a folio is not the file's to say.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from elfolio.elf.image import Segment
 from elfolio.layout.segments import Layout, Load
 from elfolio.span import Span, round_down, round_up
 
-__all__ = ["BLOCKS", "Block", "Ladder", "Reason", "Rung", "Tier", "blocks", "climb", "huge_span", "is_both_aligned"]
+__all__ = ["BLOCKS", "Ladder", "Rung", "Tier", "climb", "huge_span", "is_both_aligned"]
 
 PMD = 2 << 20
 """What a PMD maps where pages have 4 KiB."""
@@ -88,80 +88,27 @@ class Ladder:
         return sum(rung.at(tier) for rung in self.rungs if writable or not rung.load.is_writable)
 
 
-class Reason(IntEnum):
-    """Why a block of a mapping can be no huge page, by file and addresses alone."""
-
-    NONE = 0
-    """Nothing is in its way."""
-    SKEWED = 1
-    """Mapped address and file offset differ modulo the block."""
-    EDGE = 2
-    """A part of the block lies outside of the mapping."""
-    END = 3
-    """The file does not go on behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A block that a segment's mapping touches."""
-
-    memory: Span
-    """Mapped addresses, the whole block."""
-    part: Span
-    """What of it the mapping has."""
-    offset: int
-    """The file offset of the part's first byte."""
-    reason: Reason
-
-
-def huge_span(
-    segment: Segment, block: int, page: int, *, bias: int = 0, file_end: int | None = None, relaid: bool = False
-) -> Span:
+def huge_span(segment: Segment, block: int, page: int, *, bias: int = 0, relaid: bool = False) -> Span:
     """The mapped addresses of a segment that could be huge pages of `block` bytes, at this load bias; perhaps empty.
-
-    `file_end` is the file's size, where it matters: the kernel maps no PMD unless a page of the file follows it
-    (74207de2ba10). `relaid` asks as if the bytes stood at an offset that fits.
-    """
+    `relaid` asks as if the bytes stood at an offset that fits."""
     start = round_down(segment.vaddr, page) + bias
     if segment.filesz == 0 or (not relaid and (bias + segment.vaddr - segment.offset) % block):
         return Span(start, start)
     end = round_up(segment.vaddr + segment.filesz, page) + bias
-    if file_end is not None and not relaid:
-        end = min(end, bias + segment.vaddr - segment.offset + round_up(file_end, page) - page)
     return Span(start, max(start, end)).whole_blocks(block)
 
 
-def blocks(segment: Segment, block: int, page: int, *, bias: int = 0, file_end: int | None = None) -> Iterator[Block]:
-    """Every block that the segment's file-backed pages touch at this load bias, in address order, with its verdict."""
-    huge = huge_span(segment, block, page, bias=bias, file_end=file_end)
-    unbounded = huge_span(segment, block, page, bias=bias)
-    if segment.filesz == 0:
-        return
-    mapped = Span(segment.vaddr, segment.vaddr + segment.filesz).pages(page).shifted(bias)
-    for memory in mapped.blocks(block):
-        if huge.encloses(memory):
-            reason = Reason.NONE
-        elif (bias + segment.vaddr - segment.offset) % block:
-            reason = Reason.SKEWED
-        else:
-            reason = Reason.END if unbounded.encloses(memory) else Reason.EDGE
-        part = mapped.common(memory)
-        yield Block(memory, part, part.start - bias - segment.vaddr + segment.offset, reason)
-
-
-def climb(layout: Layout, block: int = PMD, *, follow: bool = True) -> Ladder:
+def climb(layout: Layout, block: int = PMD) -> Ladder:
     """What every segment could have, tier by tier.
 
     AS_IS counts what holds at every load address: a PIE or shared object is placed at a multiple of its largest
-    p_align (kernel: from 5.10; glibc: from 2.35), its first PT_LOAD's page there. `follow` is whether a page of the
-    file must stand behind a block (74207de2ba10); it makes a difference at the file's end only.
+    p_align (kernel: from 5.10; glibc: from 2.35), its first PT_LOAD's page there.
     """
     bias = -layout.origin
-    file_end = layout.image.size if follow else layout.image.size + layout.page
     rungs = []
     for load in layout.loads:
         if load.segment.filesz:
-            congruent = huge_span(load.segment, block, layout.page, bias=bias, file_end=file_end).size // block
+            congruent = huge_span(load.segment, block, layout.page, bias=bias).size // block
             relaid = huge_span(load.segment, block, layout.page, bias=bias, relaid=True).size // block
             had = congruent if not layout.moves or layout.align >= block else 0
             # A linker that puts the segment's start at a block's leaves only the rest at its end outside.

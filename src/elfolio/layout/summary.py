@@ -115,7 +115,7 @@ def summarise(e_type: int, phdrs: Iterable[Phdr], size: int) -> Summary:
     align = max((a for a in aligns if is_power_of_two(a)), default=1)
     moves = e_type == constants.ET_DYN
     origin = loads[0][_VADDR] & -PAGE if moves and loads else 0
-    text, readonly, both = _huge(loads, origin, align < PMD and moves, size)
+    text, readonly, both = _huge(loads, origin, align < PMD and moves)
     by_address = sorted((p for p in loads if p[_MEMSZ]), key=itemgetter(_VADDR, _MEMSZ))
     by_offset = sorted((p for p in loads if p[_FILESZ]), key=itemgetter(_OFFSET, _FILESZ))
     shared, file_padding, file_end = _in_file(by_offset)
@@ -164,12 +164,11 @@ Rungs = tuple[int, int, int, int]
 _PERMS = tuple(("r" if n & 4 else "-") + ("w" if n & 2 else "-") + ("x" if n & 1 else "-") for n in range(8))
 
 
-def _huge(loads: Sequence[Phdr], origin: int, unaligned: bool, size: int) -> tuple[Rungs, Rungs, bool]:
+def _huge(loads: Sequence[Phdr], origin: int, unaligned: bool) -> tuple[Rungs, Rungs, bool]:
     """Text's and all read-only segments' huge pages at the four tiers; whether text is both aligned. The arithmetic is
     layout.hugepages.climb's."""
     text = readonly = (0, 0, 0, 0)
     both = False
-    follow = (size + PAGE - 1 & -PAGE) - PAGE
     for _, flags, offset, vaddr, _, filesz, _, _ in loads:
         if filesz + 2 * PAGE <= PMD or flags & _WX == constants.PF_W:
             continue  # no huge page at any tier, or none asked for
@@ -177,7 +176,7 @@ def _huge(loads: Sequence[Phdr], origin: int, unaligned: bool, size: int) -> tup
         relaid = max(0, end // PMD - -(-start // PMD))
         congruent = 0
         if (vaddr - offset - origin) % PMD == 0:
-            congruent = max(0, min(end, vaddr - offset - origin + follow) // PMD - -(-start // PMD))
+            congruent = relaid
         had = 0 if unaligned else congruent
         rungs = (had, congruent, relaid, (end - start) // PMD)
         if flags & 1:
