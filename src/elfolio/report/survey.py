@@ -71,7 +71,7 @@ def _cells(row: "Row") -> list[str]:
     ]
     return [
         str(row.huge_win or ""), str(s.text_had or ""), str(row.huge_possible or ""), _TIERS[s.tier],
-        _size(s.text_bytes), "yes" if s.ready_16k else "no", "yes" if s.ready_64k else "no", _size(s.relro_bytes),
+        _size(s.text_bytes), _ready(s.loads, s.ready_16k), _ready(s.loads, s.ready_64k), _size(s.relro_bytes),
         ",".join(flags), _size(s.file_padding + s.memory_padding),
         row.linker if row.linker_version is None else f"{row.linker} {row.linker_version}", _printable(row.path),
     ]  # fmt: skip
@@ -109,6 +109,11 @@ def _columns(names: Sequence[str], cells: Sequence[Sequence[str]], left: Iterabl
         padded = (c.ljust(w) if is_left else c.rjust(w) for c, w, is_left in zip(row, widths, aligned, strict=True))
         lines.append("  ".join(padded).rstrip() + "\n")
     return "".join(lines)
+
+
+def _ready(loads: int, ready: bool) -> str:
+    """What has no segment is mapped by nothing."""
+    return "" if not loads else "yes" if ready else "no"
 
 
 def _is_number(cell: str) -> bool:

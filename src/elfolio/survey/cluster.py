@@ -28,13 +28,19 @@ def examine_on(url: str, batches: list[Batch]) -> Iterator[Examined]:
     (distributed.scheduler.allowed-failures)."""
     from distributed import Client, KilledWorker, as_completed
 
-    with Client(address_of(url), timeout=_PATIENCE, set_as_default=False) as client:
+    try:
+        client = Client(address_of(url), timeout=_PATIENCE, set_as_default=False)
+    except OSError as error:
+        raise ConnectionError(
+            f"no cluster answers at {url}; start one: dask scheduler, dask worker HOST:PORT"
+        ) from error
+    with client:
         if not client.scheduler_info()["workers"]:
             raise ConnectionError(f"the cluster at {url} has no workers; start one: dask worker HOST:PORT")
         # Not pure: the same batch may have other results a minute later.
         futures = client.map(examine, batches, pure=False)
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 yield future.result()
         except KilledWorker as error:
             raise ConnectionError(f"workers of {url} die over and over: {error}") from error

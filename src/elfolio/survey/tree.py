@@ -32,9 +32,14 @@ def list_files(roots: Iterable[str]) -> Listed:
     gathering = _Gathering()
     pending = []
     for root in roots:
-        path = os.path.realpath(root, strict=True)
-        if os.path.isdir(path):
-            os.scandir(path).close()
+        try:
+            path = os.path.realpath(root, strict=True)
+            is_folder = os.path.isdir(path)
+            if is_folder:
+                os.scandir(path).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, root) from error
+        if is_folder:
             pending.append(path)
         else:
             folder, name = os.path.split(path)

@@ -1,0 +1,155 @@
+"""Whole surveys: which files have a row, in what order, and that however the work is shared the rows are the same."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from elfolio.survey import run as running
+from elfolio.survey import tree
+from elfolio.survey.examine import Batch, Examined
+from elfolio.survey.rows import COLUMNS, COSTS, Row, ranked, values
+from elfolio.survey.run import Survey, WorkersLost, survey
+from elfolio.survey.tree import list_files
+from tests.elfwriter import Elf, Ph
+from tests.survey.trees import plant
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree that trees.plant makes."""
+    root = tmp_path_factory.mktemp("tree")
+    plant(root)
+    return root
+
+
+def names(rows: list[Row]) -> list[str]:
+    return [os.path.basename(row.path) for row in rows]
+
+
+def test_each_file_has_one_row(planted: Path) -> None:
+    """Hard links count once, symbolic links to files and directories are not followed, other files have no row."""
+    found = survey([str(planted)], jobs=1)
+    assert names(found.rows) == ["again", "congruent", "rwx", "skewed", "object", "readable"]
+    assert found.files == 10
+    assert found.rows[0].links == 2
+    assert [(os.path.basename(p.path), p.kind) for p in found.problems] == [("broken", "malformed")]
+
+
+def test_directories_that_overlap_count_once(planted: Path) -> None:
+    """A directory given twice, or inside another, or through a link, changes nothing about the rows."""
+    once = survey([str(planted)], jobs=1)
+    twice = survey([str(planted), str(planted / "bin"), str(planted / "lib/folder"), str(planted / "bin/rwx")], jobs=1)
+    assert (twice.rows, twice.problems) == (once.rows, once.problems)
+
+
+def test_ranked_by_what_a_remedy_would_win(planted: Path) -> None:
+    """The file that gains most stands first, with its tier: p_align is enough for congruent text, skewed text must be
+    re-laid; and each other cost puts its own first."""
+    rows = survey([str(planted)], jobs=1).rows
+    first = ranked(rows, "huge")
+    assert names(first)[:2] == ["skewed", "congruent"]
+    assert [(row.huge_win, row.huge_possible) for row in first[:3]] == [(2, 3), (2, 2), (0, 0)]
+    assert [row.summary.tier for row in first[:3]] == [1, 0, None]
+    assert names(ranked(rows, "exposed"))[0] == "rwx"
+    assert names(ranked(rows, "size"))[0] == "skewed"
+    assert set(names(ranked(rows, "pages"))[-2:]) <= {"readable", "object"}
+    for cost in COSTS:
+        assert sorted(names(ranked(rows, cost))) == sorted(names(rows))
+
+
+def test_values_and_columns_go_together(planted: Path) -> None:
+    """A row's values stand in the order of the columns."""
+    row = next(row for row in survey([str(planted)], jobs=1).rows if row.path.endswith("rwx"))
+    record = dict(zip(COLUMNS, values(row), strict=True))
+    assert (record["path"], record["rwx"], record["executable_stack"]) == (row.path, True, True)
+    for name in COLUMNS:
+        assert record[name] == getattr(row, name, getattr(row.summary, name, None))
+
+
+def many(root: Path, count: int = 200) -> None:
+    """Files in several directories, ELF and not."""
+    data = Elf(segments=[Ph(filesz=64)]).build()
+    for i in range(count):
+        folder = root / f"d{i % 7}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"f{i}").write_bytes(data if i % 3 else b"text")
+
+
+def without_time(found: Survey) -> Survey:
+    return found._replace(seconds=0.0)
+
+
+def test_processes_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process and three find the same rows, in the same order, and tell of every file on the way."""
+    monkeypatch.setattr(tree, "BATCH", 16)
+    many(tmp_path)
+    told: list[tuple[int, int, int]] = []
+    alone = survey([str(tmp_path)], jobs=1)
+    shared = survey([str(tmp_path)], jobs=3, progress=lambda *counts: told.append(counts))
+    assert without_time(alone) == without_time(shared)
+    assert len(alone.rows) == 133
+    assert told == sorted(told)
+    assert told[-1] == (200, 200, 133)
+
+
+def deadly(batch: Batch) -> Examined:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(batch)
+
+
+def test_a_worker_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process that is killed ends the survey with one line, and not with rows missing."""
+    monkeypatch.setattr(tree, "BATCH", 16)
+    monkeypatch.setattr(running, "examine", deadly)
+    many(tmp_path)
+    with pytest.raises(WorkersLost, match="--jobs 1"):
+        survey([str(tmp_path)], jobs=2)
+
+
+def test_batches_are_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories, small and large, are cut into batches that hold each file once."""
+    monkeypatch.setattr(tree, "BATCH", 16)
+    many(tmp_path, 100)
+    listed = list_files([str(tmp_path)])
+    sizes = [sum(len(files) for _, files in batch) for batch in listed.batches]
+    assert sizes == [16] * 6 + [4]
+    paths = [os.path.join(folder, name) for batch in listed.batches for folder, files in batch for name in files]
+    assert sorted(paths) == sorted(str(p) for p in tmp_path.rglob("*") if p.is_file())
+
+
+def test_a_directory_that_is_not_there() -> None:
+    """It is an error with its name, before any work."""
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        survey(["/nowhere"])
+
+
+def test_the_kernels_own_trees_are_left_out() -> None:
+    """Nothing of /proc, /sys or /dev is listed on the way through the root."""
+    names, folders = tree._entries("/", [])
+    assert not {"/proc", "/sys", "/dev"} & set(folders)
+    assert names is not None
+
+
+@pytest.mark.root
+def test_what_may_not_be_read_is_listed(tmp_path: Path) -> None:
+    """Another user's files and directories are told as unreadable, each by its name."""
+    many(tmp_path, 20)
+    (tmp_path / "d1").chmod(0)
+    (tmp_path / "d2/f2").chmod(0)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(folder.stat().st_mode | 0o055)
+        if folder.parent == Path("/tmp"):
+            break
+    os.seteuid(65534)
+    try:
+        found = survey([str(tmp_path)], jobs=1)
+    finally:
+        os.seteuid(0)
+    assert [(p.path, p.kind, p.reason) for p in found.problems] == [
+        (str(tmp_path / "d1"), "unreadable", "Permission denied"),
+        (str(tmp_path / "d2/f2"), "unreadable", "Permission denied"),
+    ]
+    assert found.rows
