@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from elfolio.elf.constants import EM_386, EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, PF_X, PT_GNU_STACK, PT_INTERP
 from elfolio.elf.image import ElfImage
 from elfolio.kernel.bias import base_alignment, entropy_bits
-from elfolio.kernel.host import Host, default_host
+from elfolio.kernel.host import STACK_EXPAND, Host, default_host
 from elfolio.kernel.mapping import MapError, MappedFile, Mappings
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.segments import Loader
@@ -22,8 +22,6 @@ __all__ = ["ExecError", "Execution", "check_program", "execve"]
 
 _SIGSEGV = 11
 _PATH_MAX = 4096
-_STACK_EXPAND = 131072
-"""stack_expand of setup_arg_pages (fs/exec.c): what a stack gets beyond its strings."""
 _VSYSCALL = 0xFFFFFFFFFF600000
 _R, _X = VmFlags.READ, VmFlags.EXEC
 _STACK = VmFlags.READ | VmFlags.WRITE | VmFlags.MAYREAD | VmFlags.MAYWRITE | VmFlags.MAYEXEC | VmFlags.ACCOUNT
@@ -197,7 +195,7 @@ class _Exec:
         top = round_up(host.stack_top, page)
         lowest = top - host.bits // 8 - host.strings
         used = round_up(top - lowest, page)
-        size = min(round_down(host.stack_limit, page), used + _STACK_EXPAND)
+        size = min(round_down(host.stack_limit, page), used + STACK_EXPAND)
         start = MappedAddress(top - max(size, used))
         self.mappings.vmas.append(
             Vma(start, MappedAddress(top), flags, anon_pgoff=start // page, anon_vma=0, anon_vma_chain=1)

@@ -7,12 +7,17 @@ page_64_types.h, elf.h; arch/arm64/include/asm/processor.h, elf.h) and of what a
 from dataclasses import dataclass, replace
 
 from elfolio.kernel.policy import Policy
+from elfolio.kernel.space import AddressSpace
 from elfolio.span import MappedAddress, round_down, round_up
 
-__all__ = ["Host", "default_host"]
+__all__ = ["Host", "default_host", "observed"]
 
 _GAP_LEAST = 128 << 20
 """SIZE_128M: the stack always has this room above the mappings (mmap_base, arch/x86/mm/mmap.c, mm/util.c)."""
+
+
+STACK_EXPAND = 131072
+"""stack_expand of setup_arg_pages (fs/exec.c): what a stack gets beyond its strings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +89,20 @@ def default_host(policy: Policy, bits: int = 64) -> Host:
     clocks = bool(policy["vvar_vclock"])
     host = Host() if bits == 64 else _I386
     return host if clocks else replace(host, vvar=16384, vvar_vclock=0)
+
+
+def observed(host: Host, space: AddressSpace, page: int) -> Host:
+    """The same with what an address space recorded at a first instruction shows of its machine and its caller: the
+    sizes of the vdso's mappings, the vsyscall page, and how many pages the strings took. Where these lie is still for
+    the model to say."""
+    sizes = {vma.name: vma.size for vma in space}
+    gate = next((vma.perms[:3] for vma in space if vma.name == "[vsyscall]"), "")
+    used = max(page, sizes.get("[stack]", 0) - STACK_EXPAND)
+    return replace(
+        host,
+        vvar=sizes.get("[vvar]", 0),
+        vvar_vclock=sizes.get("[vvar_vclock]", 0),
+        vdso=sizes.get("[vdso]", 0),
+        vsyscall=gate,
+        strings=used - host.bits // 8,
+    )

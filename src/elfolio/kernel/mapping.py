@@ -283,11 +283,12 @@ class Mappings:
 
     def _insert(self, vma: Vma, *, forward: bool = True) -> None:
         index = bisect_left(self.vmas, vma.start, key=lambda other: other.start)
-        if forward and index < len(self.vmas) and self._joins(vma, self.vmas[index]):
-            vma = self._joined(vma, self.vmas.pop(index))
+        # The one before first: where their anon_vmas keep both neighbours apart, Linux joins with that.
         if index and self._joins(self.vmas[index - 1], vma):
             index -= 1
             vma = self._joined(self.vmas.pop(index), vma)
+        if forward and index < len(self.vmas) and self._joins(vma, self.vmas[index]):
+            vma = self._joined(vma, self.vmas.pop(index))
         self.vmas.insert(index, vma)
 
     def _joins(self, left: Vma, right: Vma) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from elfolio.kernel.execve import ExecError, Execution, check_program, execve
-from elfolio.kernel.host import Host
+from elfolio.kernel.host import Host, observed
 from elfolio.kernel.libc import libc_of
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, OpenFile
@@ -96,9 +96,10 @@ def verify(
 
 def verify_from(record: str, program: Program, policy: Policy, host: Host) -> Verification:
     """The same against the text of a maps file that was recorded at the program's first instruction on another kernel
-    or machine. Names are compared as the record has them. Raises MapsError."""
-    predicted = predict(program, policy, host)
+    or machine, randomisation off. The sizes of the vdso and of the strings on the stack are the record's. Raises
+    MapsError."""
     real = parse_maps(record, "record", policy.page_size)
+    predicted = predict(program, policy, observed(host, real, policy.page_size))
     return Verification(program.path, predicted, real, _first(program.path, predicted, real))
 
 
