@@ -175,20 +175,27 @@ class _Launch:
                 os.close(child.detach())
 
     def _launch(self) -> Child:
-        path = self._path
         libc = ctypes.CDLL(None, use_errno=True)
         for result in (libc.personality(_ADDR_NO_RANDOMIZE), libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)):
             if result < 0:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        pinned = pin(path, lease=False, by_path=True)
+        outcome = self._outcome()
+        if not isinstance(outcome, Child):
+            raise HoldError(outcome[3], os.strerror(outcome[3]) if outcome[3] else "refused", self._path)
+        outcome.owned = True
+        return outcome
+
+    def _outcome(self) -> "Child | _native.Refusal":
+        """In a frame of its own, which an exception does not keep alive with the pinned file's descriptors."""
+        pinned = pin(self._path, lease=False, by_path=True)
         plan = compile_plan(NO_OPTIONS, (NULL_DEVICE,) * 3)
-        outcome = pinned.image.launch(
+        return pinned.image.launch(
             Child,
             ProgramCounts(),
             list(self._argv),
             dict(self._environment),
             plan.steps,
-            os.fsencode(path),
+            os.fsencode(self._path),
             -1,
             -1,
             plan.flags,
@@ -197,7 +204,3 @@ class _Launch:
             None,
             self._proxy,
         )
-        if not isinstance(outcome, Child):
-            raise HoldError(outcome[3], os.strerror(outcome[3]) if outcome[3] else "refused", path)
-        outcome.owned = True
-        return outcome
