@@ -16,6 +16,7 @@ import pytest
 
 import elfolio
 from elfolio import _native
+from elfolio.spawn import thermostat
 from elfolio.spawn.explaining import UNEQUAL, Explanation
 from elfolio.spawn.reasons import DRIFTS, REASONS, outcome_reason, take_apart
 from tests.conftest import every_child
@@ -84,8 +85,10 @@ def told(path: Path | str, **keywords: Any) -> tuple[str, str]:
 # --- a program that can be warm ---------------------------------------------------------------------------
 
 
-def test_a_warm_one() -> None:
+def test_a_warm_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain program is warm once tried: with its process, memory, what must stay, and what is never equal."""
+    monkeypatch.setattr(thermostat.policy, "eager", False)
+    monkeypatch.setattr(thermostat.policy, "starts", 32)
     with elfolio.SpawnTemplate("/usr/bin/true", rotate_after=7, max_age=8) as template:
         before = template.explain()
         assert (before.asked, before.temperature, before.process) == ("auto", "cold", None)
