@@ -1,0 +1,117 @@
+"""kernel.trace_record: what elfolio's own recorder writes. In: its lines, JSON. Out: events; problems go to the Log.
+
+One object a line. The first has `"elfolio": "record"`, `"version": 1`, and the facts of the trace. Then
+`{"p": pid, "c": name, "a": [...], "r": result}` for a call, with `"f": [path, major, minor, inode, opening]` where it
+maps a file, a negative result being an errno; `{"p", "t": [[start, end], ...]}` for memory first written;
+`{"p", "x": path, "b": start_brk, "v": [...]}` for an image that was executed; `{"p", "e": status, "v": [...]}` for an
+end. A VMA is `[start, end, "rw-p", offset, major, minor, inode, name, "rd wr ...", KiB of anonymous pages]`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from elfolio.kernel.space import OpenFile, Vma, VmFlags
+from elfolio.kernel.trace import Call, Ended, Event, Image, Log, Touched
+from elfolio.kernel.vmflags import MNEMONICS
+from elfolio.span import FileOffset, MappedAddress
+
+__all__ = ["VERSION", "looks_like_record", "read_record"]
+
+VERSION = 1
+
+
+def looks_like_record(line: str) -> bool:
+    """Whether a line is the first of a record."""
+    return line.startswith('{"elfolio":"record"') or line.startswith('{"elfolio": "record"')
+
+
+def read_record(lines: Iterable[str], log: Log) -> Iterator[Event]:
+    """The events of a record, in the order in which the kernel did them."""
+    decode = json.JSONDecoder().raw_decode
+    for line in lines:
+        log.lines += 1
+        try:
+            value, _ = decode(line)
+            if log.lines == 1:
+                _first(value, log)
+            else:
+                yield _event(value, log.lines)
+        except json.JSONDecodeError as error:
+            log.note(log.lines, error.pos, f"no JSON: {error.msg}")
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            log.note(log.lines, 0, f"no event of a record: {type(error).__name__} {error}")
+
+
+def _first(value: Any, log: Log) -> None:
+    if not isinstance(value, dict) or value.get("elfolio") != "record" or value.get("version") != VERSION:
+        raise ValueError(f"not the first line of a record of version {VERSION}")
+    log.facts.update(value)
+
+
+def _event(value: dict[str, Any], line: int) -> Event:
+    pid = _number(value["p"])
+    if "c" in value:
+        return _call(pid, value, line)
+    if "t" in value:
+        return Touched(pid, tuple((_number(start), _number(end)) for start, end in value["t"]), line)
+    if "x" in value:
+        return Image(pid, _text(value["x"]), tuple(map(_vma, value["v"])), _number(value["b"]), line)
+    _number(value["e"])
+    return Ended(pid, line, tuple(map(_vma, value["v"])) if value.get("v") else None)
+
+
+def _call(pid: int, value: dict[str, Any], line: int) -> Call:
+    args = tuple(value["a"])
+    for argument in args:
+        if type(argument) is not int and type(argument) is not str:
+            raise TypeError(f"{argument!r} is no argument")
+    file = None
+    if "f" in value:
+        path, major, minor, inode, opening = value["f"]
+        file = OpenFile(_text(path), _number(inode), _number(major), _number(minor), _number(opening))
+    result = None if value["r"] is None else _number(value["r"])
+    if result is not None and -4096 < result < 0:
+        return Call(pid, _text(value["c"]), args, -1, -result, line, file)
+    return Call(pid, _text(value["c"]), args, result, 0, line, file)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+_PERMS = {"r": VmFlags.READ, "w": VmFlags.WRITE, "x": VmFlags.EXEC, "s": VmFlags.MAYSHARE}
+_FLAGS: dict[str, VmFlags] = {}
+"""Few combinations make up all of a record."""
+
+
+def _vma(row: list[Any]) -> Vma:
+    start, end, perms, offset, major, minor, inode, name, words, anonymous = row
+    if not 0 <= _number(start) < _number(end):
+        raise ValueError(f"{start:#x}-{end:#x} is no range")
+    flags = _FLAGS.get(perms + words)
+    if flags is None:
+        flags = VmFlags(sum(bit for letter, bit in _PERMS.items() if letter in perms))
+        for word in words.split():
+            flags |= MNEMONICS.get(word, VmFlags(0))
+        _FLAGS[perms + words] = flags
+    file = OpenFile(name, _number(inode), _number(major), _number(minor)) if inode else None
+    return Vma(
+        MappedAddress(start),
+        MappedAddress(end),
+        flags,
+        file,
+        FileOffset(_number(offset)),
+        _text(name),
+        anon_pgoff=0 if file else start >> 12,
+        anon_vma=0 if anonymous else None,
+        anon_vma_chain=1 if anonymous else 0,
+    )
