@@ -21,7 +21,8 @@ _LINE = re.compile(
     r"(?:(?P<name>[a-z_][a-z0-9_]*)\(|<\.\.\. (?P<resumed>[a-z0-9_]+) resumed>|(?P<end>\+\+\+) |(?P<signal>---) )"
 )
 _TAIL = re.compile(
-    r"([^()\"{}\[\]<>]*?)(?:<(/[^<>\\\"]*)>(, (?:0x[0-9a-f]+|0)))?\) += (0x[0-9a-f]{1,16}|[1-9]\d{0,18}|0)(?: <\d+\.\d+>)?$"
+    r"([^()\"{}\[\]<>]*?)(?:<(/[^<>\\\"]*)>(, (?:0x[0-9a-f]+|0)))?\) += "
+    r"(0x[0-9a-f]{1,16}|[1-9]\d{0,18}|0)(?: <\d+\.\d+>)?$"
 )
 """What follows the name of a successful call whose arguments are plain, or of a mapping whose file -y names; all others
 go the long way."""
