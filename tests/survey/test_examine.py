@@ -1,6 +1,7 @@
 """One file after another: what the lean path says is what the full readers say, and nothing keeps it from the next."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from elfolio.elf.linker import fingerprint
 from elfolio.elf.reader import read
 from elfolio.layout.summary import summary_of
 from elfolio.survey.examine import Examined, examine
-from elfolio.survey.rows import Row
+from elfolio.survey.rows import Row, values
 from tests import elfwriter as w
+from tests.elf.fuzzing import mutate, seeds
 from tests.elf.programs import build, installed, some_installed
 from tests.elf.samples import KINDS, sample
 from tests.elfwriter import Elf, Ph, Sh
@@ -138,3 +140,18 @@ def test_broken_sections_do_not_hide_segments(tmp_path: Path) -> None:
     for elf in broken:
         (tmp_path / "it").write_bytes(elf.build())
         assert row_of(tmp_path / "it").summary.loads == 2
+
+
+def test_mutations(tmp_path: Path) -> None:
+    """Of 1,500 files that were changed in a few places each has a row or is malformed, and none ends the survey."""
+    rng, inputs = random.Random(4), seeds()
+    path = tmp_path / "it"
+    malformed = 0
+    for _ in range(1_500):
+        path.write_bytes(mutate(rng.choice(inputs), rng))
+        found = look(path)
+        malformed += len(found.problems)
+        assert [problem.kind for problem in found.problems] in ([], ["malformed"])
+        for row in found.rows:
+            values(row)
+    assert 100 < malformed < 1_000

@@ -86,13 +86,14 @@ def _unreadable(path: str, error: OSError) -> Problem:
 
 def _row(fd: int, data: bytes, path: str) -> Row:
     facts = os.fstat(fd)
-    raw = _head(fd, data, facts.st_size)
+    size = facts.st_size
+    raw = _head(fd, data, size)
     form, fields, rows, _ = raw
-    made = _linker(fd, raw, facts.st_size)
+    made = _linker(fd, raw, size)
     return Row(
-        path, facts.st_size, facts.st_nlink, facts.st_dev, facts.st_ino, _kind(fd, raw), form.bits, form.byteorder,
+        path, size, facts.st_nlink, facts.st_dev, facts.st_ino, _kind(fd, raw, size), form.bits, form.byteorder,
         MACHINES.get(fields[1]) or str(fields[1]), made.linker, made.version, made.confidence,
-        summarise(fields[0], rows, facts.st_size),
+        summarise(fields[0], rows, size),
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def _head(fd: int, data: bytes, size: int) -> RawHead:
         return raw_head(view, "", size)
 
 
-def _kind(fd: int, raw: RawHead) -> str:
+def _kind(fd: int, raw: RawHead, size: int) -> str:
     e_type, entry = raw.fields[0], raw.fields[3]
     if e_type != c.ET_DYN:
         return {c.ET_EXEC: "exec", c.ET_REL: "object", c.ET_CORE: "core"}.get(e_type, "other")
@@ -118,10 +119,10 @@ def _kind(fd: int, raw: RawHead) -> str:
         if row[0] == c.PT_DYNAMIC:
             place = row
     # A static PIE has no interpreter: only its DF_1_PIE tells it from a shared object with an entry point.
-    if place is None or not entry:
+    if place is None or not entry or place[2] >= size:
         return "shared"
     pair = raw.form.dynamic
-    body = os.pread(fd, min(place[5], HEAD), place[2]) if place[2] < 1 << 63 else b""
+    body = os.pread(fd, min(place[5], HEAD), place[2])
     for tag, value in pair.iter_unpack(body[: len(body) // pair.size * pair.size]):
         if tag == c.DT_FLAGS_1:
             return "pie" if value & c.DF_1_PIE else "shared"
@@ -136,7 +137,7 @@ def _linker(fd: int, raw: RawHead, size: int) -> Fingerprint:
     if table is None:
         return _identify(raw.fields[0], types, (), ())
     sections, names = table
-    signed = tuple([(name, _contents(fd, raw, sections, names, key)) for name, key in _KEYS if key in names])
+    signed = tuple([(name, _contents(fd, size, sections, names, key)) for name, key in _KEYS if key in names])
     made = _identify(raw.fields[0], types, (), signed)
     if made.confidence == "certain" or (made.confidence == "likely" and made.version is None):
         return made
@@ -163,10 +164,10 @@ def _table(fd: int, raw: RawHead, size: int) -> tuple[list[tuple[Any, ...]], byt
     return None if offset + length > size else (sections, os.pread(fd, length, offset))
 
 
-def _contents(fd: int, raw: RawHead, sections: Sequence[tuple[Any, ...]], names: bytes, key: bytes) -> bytes:
+def _contents(fd: int, size: int, sections: Sequence[tuple[Any, ...]], names: bytes, key: bytes) -> bytes:
     """The first bytes of the section of this name."""
     for row in sections:
-        if names.startswith(key, row[0]) and row[4] < 1 << 63:
+        if names.startswith(key, row[0]) and row[4] < size:
             return os.pread(fd, min(row[5], _SIGNATURE), row[4])
     return b""
 
