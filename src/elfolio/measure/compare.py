@@ -16,11 +16,14 @@ class Difference:
     """One VMA that is not as predicted. Addresses are as in the spaces compared."""
 
     kind: str
-    """`missing`: predicted only; `unexpected`: real only; else the fields that differ, as `end,perms`."""
+    """`missing`: predicted only; `unexpected`: real only; the fields that differ, as `end,perms`; or, of no VMA, what
+    happened instead."""
     predicted: Vma | None
     real: Vma | None
 
     def __str__(self) -> str:
+        if self.predicted is None and self.real is None:
+            return self.kind
         if self.predicted is None:
             return f"unexpected: {self.real.line() if self.real else ''}"
         if self.real is None:

@@ -84,7 +84,7 @@ class HeldProcess:
         try:
             self._tracee.run_to(entry)
         except (TraceeLost, OSError) as error:
-            raise HoldError(0, str(error), str(self.pid), lost=True) from error
+            raise HoldError(0, "it ended before its entry was reached", str(self.pid), lost=True) from error
 
 
 def strings_size(path: str, argv: Sequence[str], environment: Mapping[str, str]) -> int:

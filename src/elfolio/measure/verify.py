@@ -14,7 +14,7 @@ from elfolio.kernel.space import AddressSpace, OpenFile
 from elfolio.live.host import host_here, policy_here
 from elfolio.live.maps import parse_maps
 from elfolio.measure.compare import Comparison, Difference, compare
-from elfolio.measure.hold import ENVIRONMENT, HoldError, held, strings_size
+from elfolio.measure.hold import ENVIRONMENT, HeldProcess, HoldError, held, strings_size
 from elfolio.measure.objects import compare_objects
 from elfolio.measure.program import Program, read_image, read_program
 
@@ -68,8 +68,8 @@ def verify(
     linking: bool = True,
 ) -> Verification:
     """Holds the program at its first instruction and compares; with `linking`, one that has an interpreter again at
-    its entry, object by object. `policy` None: this machine's. Raises OSError, ElfError for a file that cannot be read,
-    HoldError for a program that ends before its entry, and what spawn.held.hold raises for one that cannot be pinned.
+    its entry, object by object. `policy` None: this machine's. Raises OSError, ElfError for a file that cannot be read
+    and what spawn.held.hold raises for one that cannot be pinned.
     """
     program = read_program(path)
     policy = policy or policy_here(path)
@@ -85,13 +85,18 @@ def verify(
             first = _first(path, predicted, real)
             objects: tuple[Comparison, ...] = ()
             if linking and program.interpreter is not None and isinstance(predicted, Execution):
-                process.to_entry()
-                objects = compare_objects(program, predicted, process.maps(), policy)
+                objects = _linked(process, program, predicted, policy)
             return Verification(path, predicted, real, first, objects)
     except HoldError as error:
-        if error.lost:
-            raise
         return Verification(path, predicted, error, _failed(path, predicted, error))
+
+
+def _linked(process: HeldProcess, program: Program, predicted: Execution, policy: Policy) -> tuple[Comparison, ...]:
+    try:
+        process.to_entry()
+    except HoldError as error:  # such as a library that is missing: the dynamic loader says so, and exits
+        return (Comparison(f"{program.path} after dynamic linking", 0, (Difference(str(error), None, None),)),)
+    return compare_objects(program, predicted, process.maps(), policy)
 
 
 def verify_from(record: str, program: Program, policy: Policy, host: Host) -> Verification:
