@@ -2,15 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from elfolio.survey import run as running
-from elfolio.survey import tree
+from elfolio.survey import pool, tree
 from elfolio.survey.examine import Batch, Examined
+from elfolio.survey.pool import WorkersLost
 from elfolio.survey.rows import COLUMNS, COSTS, Row, ranked, values
-from elfolio.survey.run import Survey, WorkersLost, survey
+from elfolio.survey.run import Survey, survey
 from elfolio.survey.tree import list_files
 from tests.elfwriter import Elf, Ph
 from tests.survey.trees import plant
@@ -102,10 +105,39 @@ def deadly(batch: Batch) -> Examined:
 def test_a_worker_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker process that is killed ends the survey with one line, and not with rows missing."""
     monkeypatch.setattr(tree, "BATCH", 16)
-    monkeypatch.setattr(running, "examine", deadly)
+    monkeypatch.setattr(pool, "examine", deadly)
     many(tmp_path)
     with pytest.raises(WorkersLost, match="--jobs 1"):
         survey([str(tmp_path)], jobs=2)
+
+
+def test_workers_do_not_outlive_who_asked(tmp_path: Path) -> None:
+    """When the process that surveys is killed, those that it started end too."""
+    code = (
+        "import os, sys, time\n"
+        "from elfolio.survey import pool\n"
+        "from elfolio.survey.examine import Examined\n"
+        "pool.examine = lambda batch: (time.sleep(0.05), Examined(1, [], ['x' * 70_000]))[1]\n"
+        "for _ in pool.in_processes([[]] * 1000, 3):\n"
+        "    print(*open(f'/proc/self/task/{os.getpid()}/children').read().split(), flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pids = process.stdout.readline().split()
+        process.kill()
+    assert len(pids) == 3
+    deadline = time.monotonic() + 30
+    while any(_runs(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _runs(pid: str) -> bool:
+    """Whether it is there, and no zombie that nobody has reaped yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_batches_are_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

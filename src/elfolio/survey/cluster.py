@@ -42,5 +42,7 @@ def examine_on(url: str, batches: list[Batch]) -> Iterator[Examined]:
         try:
             for future in as_completed(futures, loop=client.loop):
                 yield future.result()
+        except ImportError as error:
+            raise ConnectionError(f"the workers of {url} lack elfolio, or have another version: {error}") from error
         except KilledWorker as error:
             raise ConnectionError(f"workers of {url} die over and over: {error}") from error

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from elfolio.survey.examine import Batch, Examined, examine
+from elfolio.survey.pool import in_processes
 from elfolio.survey.rows import Problem, Row
 from elfolio.survey.tree import list_files
 
-__all__ = ["Survey", "WorkersLost", "survey"]
+__all__ = ["Survey", "once", "survey"]
 
 Progress = Callable[[int, int, int], None]
 """Called with the files done, all files, and the ELF files found."""
 
 _ALONE = 4
-"""Batches: below that, another process starts for longer than it helps."""
+"""Batches: below that, another process does not pay."""
 
 
 class Survey(NamedTuple):
@@ -29,10 +30,6 @@ class Survey(NamedTuple):
     problems: list[Problem]
     """By path."""
     seconds: float
-
-
-class WorkersLost(OSError):
-    """The processes that did the work were ended from outside; says what to do."""
 
 
 def survey(
@@ -73,19 +70,4 @@ def _examined(batches: list[Batch], jobs: int | None, cluster: str | None) -> It
     count = min(len(os.sched_getaffinity(0)) if jobs is None else jobs, len(batches))
     if count <= 1 or len(batches) < _ALONE:
         return map(examine, batches)
-    return _in_processes(batches, count)
-
-
-def _in_processes(batches: list[Batch], count: int) -> Iterator[Examined]:
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    # Forked: the modules are there already, and nothing else runs in this process yet.
-    with ProcessPoolExecutor(count, mp_context=get_context("fork")) as pool:
-        try:
-            for future in as_completed([pool.submit(examine, batch) for batch in batches]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise WorkersLost("a worker process was killed, for want of memory perhaps; try --jobs 1") from error
+    return in_processes(batches, count)
