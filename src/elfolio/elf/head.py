@@ -153,10 +153,13 @@ def _rows(data: bytes | memoryview, name: str, form: Form, fields: tuple[Any, ..
     if fields[8] != each:
         where = _PHENTSIZE_AT[form.bits]
         raise Fault("malformed program headers", where, "e_phentsize", fields[8], f"{each:#x}").error(name)
-    if at + each * count > len(data):
-        where = 32 if form.bits == 64 else 28
+    where, end = 32 if form.bits == 64 else 28, at + each * count
+    if end > size:
         room = f"at most {max(0, size - each * count):#x}, for {count} entries in {size:#x} bytes"
         raise Fault("program headers outside of the file", where, "e_phoff", at, room).error(name)
+    if end > len(data):
+        room = f"a table within the first {len(data):#x} bytes, which is all that was given"
+        raise Fault("program headers behind the bytes given", where, "e_phoff", at, room).error(name)
     rows = form.segment.iter_unpack(data[at : at + each * count])
     # Elf32_Phdr has p_flags behind p_memsz.
     return list(rows) if form.bits == 64 else [(r[0], r[6], *r[1:6], r[7]) for r in rows]

@@ -31,6 +31,8 @@ two differ, or the order is that of several linkers. None: nothing to go by."""
 SIGNED = (".comment", ".note.gnu.gold-version", ".go.buildinfo")
 """The sections that `identify` can use the bytes of."""
 _ENOUGH = 4096
+_USUAL = 64
+"""Program headers that are looked at; nobody has more but to fill the memory of whoever remembers them."""
 
 _SIGNATURES: tuple[tuple[Linker, re.Pattern[str]], ...] = (
     ("lld", re.compile(r"Linker: .*\bLLD ([\w.]+)")),
@@ -99,7 +101,7 @@ def identify(
     signed = _signature(contents)
     if e_type not in (c.ET_EXEC, c.ET_DYN):
         return Fingerprint("none", None, "certain", ("an object or core file: no linker has finished it",))
-    ordered, sure, said = _by_order(tuple(types))
+    ordered, sure, said = _by_order(tuple(types[:_USUAL]))
     if not sure and ordered != "unknown":
         ordered, said = _by_names(tuple(section_names), said)
     if signed is None:

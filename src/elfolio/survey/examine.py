@@ -25,6 +25,8 @@ HEAD = 4096
 """Bytes read first: linkers put program headers right behind the header, 72 of them fit."""
 _BEFORE = 2048
 """Bytes read before the section table: GNU ld and gold put the section names there."""
+_USUAL = 64
+"""Program headers that tell a linker; nobody has more but to fill the memory of whoever remembers them."""
 _NAMES, _SIGNATURE = 1 << 20, 4096
 _KEYS = tuple((name, name.encode() + b"\0") for name in SIGNED)
 
@@ -130,7 +132,7 @@ def _kind(fd: int, raw: RawHead, size: int) -> str:
 
 
 def _linker(fd: int, raw: RawHead, size: int) -> Fingerprint:
-    types = tuple([row[0] for row in raw.rows])
+    types = tuple([row[0] for row in raw.rows[:_USUAL]])
     if raw.fields[0] not in (c.ET_EXEC, c.ET_DYN):
         return _identify(raw.fields[0], types, (), ())
     table = _table(fd, raw, size)

@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
     @property
     def executable_stack(self) -> bool:
-        """PT_GNU_STACK asks for it; or a program lacks that header, which asks for it too on the older machines."""
+        """PT_GNU_STACK asks for it. What a file without that header gets is its machine's rule, and not told here."""
         return "x" in self.summary.stack
 
 
