@@ -1,5 +1,7 @@
 """A line of link options, read and written."""
 
+from collections.abc import Callable
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -65,7 +67,14 @@ def test_the_wrong_word_is_named(text: str, named: str) -> None:
 
 def test_where_lld_changed() -> None:
     """The switches turn in the releases in which LLVM's sources changed."""
-    pads = [version for version in range(13, 24) if LldVersion(version).pads_relro]
-    joins = [version for version in range(13, 24) if LldVersion(version).joins_flags]
-    splits = [version for version in range(13, 24) if LldVersion(version).splits_behind_nobits]
-    assert (pads[0], joins[0], splits[0]) == (18, 19, 17)
+
+    def first(switch: Callable[[LldVersion], bool]) -> int:
+        turned = [version for version in range(13, 24) if switch(LldVersion(version))]
+        assert turned == list(range(turned[0], 24))
+        return turned[0]
+
+    assert first(lambda lld: lld.begins_at_zero) == 14
+    assert first(lambda lld: lld.aligns_tbss) == first(lambda lld: lld.pads_code_to_max_page) == 14
+    assert first(lambda lld: lld.splits_behind_nobits) == 17
+    assert first(lambda lld: lld.pads_relro) == 18
+    assert first(lambda lld: lld.joins_flags) == 19

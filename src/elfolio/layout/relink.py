@@ -110,14 +110,18 @@ def _by_gnu(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memo
     _name_sections(image, pieces, share_suffixes=True)
     largest = mode.max_page_size or own_max_page_size(image)
     machine = image.header.machine
+    version = GnuLdVersion(mode.version) if mode.version else made_by.ld
+    base = image_base(image, "ld", made_by.linker)
+    if base and version.leaves_zero_unmapped:
+        base = max(base, largest)
     how = relink_gnu.GnuLink(
-        version=GnuLdVersion(mode.version) if mode.version else made_by.ld,
+        version=version,
         separate_code=mode.separates_code(machine),
         max_page_size=largest,
         common_page_size=common_page_size(machine, largest, mode.common_page_size),
-        relro=_has_relro(image) if mode.relro is None else mode.relro,
+        relro=made_by.relro if mode.relro is None else mode.relro,
         now=is_now(image),
-        base=image_base(image, "ld", made_by.linker),
+        base=base,
         machine=machine,
         sizes=Sizes.of(image),
         stack=image.segment(c.PT_GNU_STACK),
@@ -138,7 +142,7 @@ def _by_lld(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memo
         rosegment=mode.rosegment,
         max_page_size=largest,
         common_page_size=common_page_size(image.header.machine, largest, mode.common_page_size),
-        relro=_has_relro(image) if mode.relro is None else mode.relro,
+        relro=made_by.relro if mode.relro is None else mode.relro,
         now=is_now(image) or (made_by.linker == "lld" and _protects_plt(image)),
         base=image_base(image, "lld", made_by.linker),
         machine=image.header.machine,
@@ -165,11 +169,6 @@ def _name_sections(image: ElfImage, pieces: list[Piece], *, share_suffixes: bool
     for piece in pieces:
         if piece.source is source and source is not None:
             piece.size = string_table_size((p.name for p in pieces), share_suffixes=share_suffixes)
-
-
-def _has_relro(image: ElfImage) -> bool:
-    """-z relro, or nothing in the file that it would protect: then both options give the same."""
-    return image.segment(c.PT_GNU_RELRO) is not None
 
 
 def _protects_plt(image: ElfImage) -> bool:

@@ -48,6 +48,11 @@ class LldLink:
     stack: Segment | None
     relr: Relr | None = None
 
+    @property
+    def code_page(self) -> int:
+        """What the end of code is rounded up to."""
+        return self.max_page_size if self.version.pads_code_to_max_page else self.common_page_size
+
 
 @dataclass(slots=True)
 class _Plan:
@@ -243,18 +248,19 @@ def _offsets(pieces: Sequence[Piece], plan: _Plan, how: LldLink) -> int:
     load_of = {piece: run for run in plan.loads for piece in run.pieces}
     code = [run for run in plan.loads if run.flags & c.PF_X]
     tls = plan.tls
-    plan.phdrs.offset = how.sizes.ehdr
+    plan.ehdr.offset = 0 if how.version.begins_at_zero else plan.ehdr.addr % plan.loads[0].align
+    plan.phdrs.offset = plan.ehdr.offset + how.sizes.ehdr
     off = plan.phdrs.offset + plan.phdrs.size
     for piece in pieces:
         if not piece.is_alloc:
             continue
-        off = _offset(piece, off, load_of.get(piece), tls)
+        off = _offset(piece, off, load_of.get(piece), tls if how.version.aligns_tbss else None)
         piece.offset = off
         if not piece.is_nobits:
             off += piece.size
         # What follows the code in the file must not be mapped with it.
         if how.code != "noseparate-code" and code and code[-1].last is piece:
-            off = round_up(off, how.max_page_size)
+            off = round_up(off, how.code_page)
     count = 1
     for piece in pieces:
         count += 1
@@ -284,4 +290,4 @@ def _measure(plan: _Plan, how: LldLink) -> None:
             run.memsz = round_up(run.first.offset + run.memsz, how.common_page_size) - run.first.offset
     last = plan.loads[-1] if plan.loads else None
     if last is not None and last.flags & c.PF_X and how.code != "noseparate-code":
-        last.filesz = last.memsz = round_up(last.filesz, how.max_page_size)
+        last.filesz = last.memsz = round_up(last.filesz, how.code_page)

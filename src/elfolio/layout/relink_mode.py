@@ -28,6 +28,24 @@ class LldVersion:
     major: int
 
     @property
+    def aligns_tbss(self) -> bool:
+        """Threads' zeros, where they begin PT_TLS, have a file offset that fits their alignment: from 14
+        (computeFileOffset of 14.0.6; 13.0.1 was tried)."""
+        return self.major >= 14
+
+    @property
+    def begins_at_zero(self) -> bool:
+        """The ELF header's file offset is 0 even where max-page-size does not divide its address; before, the whole
+        file is put that much further on: from 14 (assignFileOffsets of 14.0.6; 13.0.1 was tried)."""
+        return self.major >= 14
+
+    @property
+    def pads_code_to_max_page(self) -> bool:
+        """Where code may share no page, its end is rounded up to max-page-size; before, to common-page-size: from 14
+        (assignFileOffsets and writeTrapInstr of 14.0.6; 13.0.1 was tried)."""
+        return self.major >= 14
+
+    @property
     def splits_behind_nobits(self) -> bool:
         """Bytes behind zeros begin a PT_LOAD of their own, and large sections have places of their own: from 17
         (createPhdrs and getSectionRank in lld/ELF/Writer.cpp of 16.0.6 and 17.0.6)."""
@@ -56,6 +74,12 @@ class GnuLdVersion:
     def places_zeros(self) -> bool:
         """Zeros that have no bytes in the file have the file offset that their address asks for, be it behind the
         file's end: seen in 2.47, and not in 2.44."""
+        return self.numbers >= (2, 45)
+
+    @property
+    def leaves_zero_unmapped(self) -> bool:
+        """A program that cannot move begins at max-page-size at the lowest, where the script's address would have
+        rounded down to 0: seen in 2.47, and not in 2.40."""
         return self.numbers >= (2, 45)
 
 

@@ -14,7 +14,7 @@ from elfolio.span import is_power_of_two, round_down
 
 __all__ = ["NEWEST_LD", "NEWEST_LLD", "Origin", "common_page_size", "image_base", "origin", "own_max_page_size"]
 
-NEWEST_LLD = LldVersion(23)
+_OLDEST_LLD, NEWEST_LLD = LldVersion(13), LldVersion(23)
 NEWEST_LD = GnuLdVersion((2, 47))
 _FIRST_WITH_PADDING, _LAST_WITHOUT_PADDING, _LAST_WITHOUT_SPLITS = LldVersion(18), LldVersion(17), LldVersion(16)
 _LAST_WITHOUT_PLACES = GnuLdVersion((2, 44))
@@ -42,32 +42,36 @@ class Origin:
     """None: gold, mold, or one that is not known here."""
     lld: LldVersion = NEWEST_LLD
     ld: GnuLdVersion = NEWEST_LD
+    relro: bool = False
+    """-z relro. GNU ld makes room for RELRO even where no section is, and no PT_GNU_RELRO says so."""
     exact: bool = False
     """The version is written in the file; else it is one that could have made it."""
 
     def others(self) -> "tuple[Origin, ...]":
-        """Itself, and where the file does not say the version, the other ones that could have made it."""
+        """Itself, and where the file does not say all, the other ones that could have made it."""
+        if self.linker == "ld":
+            versions = (self.ld,) if self.exact else (self.ld, _LAST_WITHOUT_PLACES)
+            return tuple(replace(self, ld=ld, relro=relro) for ld in versions for relro in sorted({self.relro, True}))
         if self.exact or self.linker is None:
             return (self,)
-        if self.linker == "ld":
-            return (self, replace(self, ld=_LAST_WITHOUT_PLACES))
-        older = _FIRST_WITH_PADDING if self.lld.pads_relro else _LAST_WITHOUT_SPLITS
-        return (self, replace(self, lld=older))
+        older = (_FIRST_WITH_PADDING,) if self.lld.pads_relro else (_LAST_WITHOUT_SPLITS, _OLDEST_LLD)
+        return (self, *(replace(self, lld=version) for version in older))
 
 
 def origin(image: ElfImage, data: bytes | memoryview) -> Origin:
     """`data` is the file, or nothing; then only its headers speak."""
     found = fingerprint(image, data)
+    relro = image.segment(c.PT_GNU_RELRO) is not None
     if found.linker == "GNU ld":
-        return Origin("ld", ld=_gnu_ld(found.version), exact=found.version is not None)
+        return Origin("ld", ld=_gnu_ld(found.version), relro=relro, exact=found.version is not None)
     if found.linker != "lld":
-        return Origin(None)
+        return Origin(None, relro=relro)
     major = (found.version or "").partition(".")[0]
     if major.isdigit() and len(major) < 5:
-        return Origin("lld", LldVersion(int(major)), exact=True)
-    if image.section(RELRO_PADDING) is None and image.segment(c.PT_GNU_RELRO) is not None:
-        return Origin("lld", _LAST_WITHOUT_PADDING)
-    return Origin("lld")
+        return Origin("lld", LldVersion(int(major)), relro=relro, exact=True)
+    if image.section(RELRO_PADDING) is None and relro:
+        return Origin("lld", _LAST_WITHOUT_PADDING, relro=relro)
+    return Origin("lld", relro=relro)
 
 
 def _gnu_ld(version: str | None) -> GnuLdVersion:
@@ -98,4 +102,7 @@ def image_base(image: ElfImage, linker: Linker, made_by: Linker | None) -> int:
     sizes = Sizes.of(image)
     headers = sizes.ehdr + image.header.phnum * sizes.phdr
     lowest = min((s.addr for s in image.sections if s.flags & c.SHF_ALLOC), default=0)
-    return max(0, round_down(lowest - headers, _SMALLEST_PAGE))
+    base = max(0, round_down(lowest - headers, _SMALLEST_PAGE))
+    default = 0 if moves else _BASES.get((linker, image.header.machine), _OTHER_BASE)
+    # From where the script began, newer ones move up to max-page-size.
+    return default if base == own_max_page_size(image) > default > 0 else base
