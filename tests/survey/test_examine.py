@@ -107,9 +107,9 @@ def test_what_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
     found = examine([(str(tmp_path), ["gone", "link"]), (str(tmp_path / "nowhere"), ["file"])])
     assert found.files == 3
     assert [(p.kind, os.path.basename(p.path)) for p in found.problems] == [
-        ("unreadable", "gone"),
+        ("gone", "gone"),
         ("unreadable", "link"),
-        ("unreadable", "nowhere"),
+        ("gone", "nowhere"),
     ]
 
 

@@ -28,7 +28,7 @@ All others are in --format json, csv and parquet, and in --sql."""
 
 EPILOG = """\
 exit status: 0, or 1 if a file or directory could not be read (they are listed), 2 for a bad option or a
-directory that is not there.
+directory that is not there. Files that vanish meanwhile are listed as gone, and change no status.
 
 --format parquet and --sql need elfolio[table], --on needs elfolio[cluster]."""
 

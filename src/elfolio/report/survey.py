@@ -16,6 +16,8 @@ __all__ = ["as_csv", "as_json", "as_table", "as_text", "progress_line", "records
 
 _TIERS = {None: "", 0: "0 p_align", 1: "1 re-lay", 2: "2 relink"}
 _HEAD = ("gain", "had", "most", "remedy", "text", "16K", "64K", "RELRO", "flags", "padding", "linker", "path")
+_SHOWN = 20
+"""Problems of a kind, in the table."""
 _LEFT = frozenset(("remedy", "flags", "linker", "path"))
 
 
@@ -94,10 +96,11 @@ def _totals(found: "Survey", rows: "Sequence[Row]", shown: int, sort: str) -> li
         f"a segment both writable and executable: {sum(row.summary.rwx for row in rows):,}, "
         f"an executable stack: {sum(row.executable_stack for row in rows):,}"
     )
-    for kind in ("unreadable", "malformed"):
+    for kind in ("unreadable", "malformed", "gone"):
         those = [problem for problem in found.problems if problem.kind == kind]
         lines += [f"{kind}: {len(those):,}"] if those else []
-        lines += [f"  {_printable(problem.path)}: {_printable(problem.reason)}" for problem in those]
+        lines += [f"  {_printable(problem.path)}: {_printable(problem.reason)}" for problem in those[:_SHOWN]]
+        lines += ["  ... --format json lists them all"] if len(those) > _SHOWN else []
     return lines
 
 

@@ -83,7 +83,8 @@ def _examine_file(where: int, folder: str, name: str, done: Examined) -> None:
 
 
 def _unreadable(path: str, error: OSError) -> Problem:
-    return Problem(path, "unreadable", error.strerror or str(error))
+    kind = "gone" if isinstance(error, FileNotFoundError) else "unreadable"
+    return Problem(path, kind, error.strerror or str(error))
 
 
 def _row(fd: int, data: bytes, path: str) -> Row:

@@ -13,7 +13,8 @@ class Problem(NamedTuple):
 
     path: str
     kind: str
-    """"unreadable", or "malformed" for what begins as an ELF file."""
+    """"unreadable"; "malformed" for what begins as an ELF file; "gone" for what was there when it was listed. All of
+    them gone, on a cluster, is a cluster that does not see the files."""
     reason: str
 
 
