@@ -15,11 +15,12 @@ from elfolio.errors import InvalidArgument
 from elfolio.kernel.exec_switches import EXEC_SWITCHES
 from elfolio.kernel.filesystems import Filesystem, filesystem
 from elfolio.kernel.libc import LIBCS, Libc
+from elfolio.kernel.mm_switches import MM_SWITCHES
 from elfolio.kernel.switches import Switch, Value, Version
 
 __all__ = ["PMD_SIZES", "PRESETS", "SWITCHES", "Policy", "policy"]
 
-SWITCHES: Mapping[str, Switch] = MappingProxyType({switch.name: switch for switch in EXEC_SWITCHES})
+SWITCHES: Mapping[str, Switch] = MappingProxyType({switch.name: switch for switch in (*EXEC_SWITCHES, *MM_SWITCHES)})
 """Every switch there is. Other models of this room add theirs here."""
 
 PMD_SIZES = MappingProxyType({4096: 2 << 20, 16384: 32 << 20, 65536: 512 << 20})

@@ -1,0 +1,102 @@
+"""kernel.abi: numbers of the memory system calls. In: nothing. Out: PROT_, MAP_, MREMAP_, MADV_, MCL_, PR_ constants.
+
+As in include/uapi (asm-generic/mman-common.h, linux/mman.h, linux/prctl.h, linux/userfaultfd.h); x86-64 and aarch64
+agree in all of these.
+"""
+
+__all__ = [
+    "ADVICE",
+    "MAP_32BIT",
+    "MAP_ANONYMOUS",
+    "MAP_DROPPABLE",
+    "MAP_FIXED",
+    "MAP_FIXED_NOREPLACE",
+    "MAP_GROWSDOWN",
+    "MAP_HUGETLB",
+    "MAP_LOCKED",
+    "MAP_NONBLOCK",
+    "MAP_NORESERVE",
+    "MAP_POPULATE",
+    "MAP_PRIVATE",
+    "MAP_SHARED",
+    "MAP_SHARED_VALIDATE",
+    "MAP_STACK",
+    "MAP_SYNC",
+    "MAP_TYPE",
+    "MCL_CURRENT",
+    "MCL_FUTURE",
+    "MCL_ONFAULT",
+    "MLOCK_ONFAULT",
+    "MREMAP_DONTUNMAP",
+    "MREMAP_FIXED",
+    "MREMAP_MAYMOVE",
+    "PR_GET_MDWE",
+    "PR_GET_MEMORY_MERGE",
+    "PR_GET_THP_DISABLE",
+    "PR_SET_MDWE",
+    "PR_SET_MEMORY_MERGE",
+    "PR_SET_THP_DISABLE",
+]
+
+MAP_SHARED = 0x1
+MAP_PRIVATE = 0x2
+MAP_SHARED_VALIDATE = 0x3
+MAP_DROPPABLE = 0x8
+MAP_TYPE = 0xF
+MAP_FIXED = 0x10
+MAP_ANONYMOUS = 0x20
+MAP_32BIT = 0x40
+MAP_GROWSDOWN = 0x100
+MAP_LOCKED = 0x2000
+MAP_NORESERVE = 0x4000
+MAP_POPULATE = 0x8000
+MAP_NONBLOCK = 0x10000
+MAP_STACK = 0x20000
+MAP_HUGETLB = 0x40000
+MAP_SYNC = 0x80000
+MAP_FIXED_NOREPLACE = 0x100000
+
+MREMAP_MAYMOVE = 1
+MREMAP_FIXED = 2
+MREMAP_DONTUNMAP = 4
+
+MCL_CURRENT = 1
+MCL_FUTURE = 2
+MCL_ONFAULT = 4
+MLOCK_ONFAULT = 1
+
+PR_SET_THP_DISABLE = 41
+PR_GET_THP_DISABLE = 42
+PR_SET_MDWE = 65
+PR_GET_MDWE = 66
+PR_SET_MEMORY_MERGE = 67
+PR_GET_MEMORY_MERGE = 68
+
+ADVICE = {
+    "NORMAL": 0,
+    "RANDOM": 1,
+    "SEQUENTIAL": 2,
+    "WILLNEED": 3,
+    "DONTNEED": 4,
+    "FREE": 8,
+    "REMOVE": 9,
+    "DONTFORK": 10,
+    "DOFORK": 11,
+    "MERGEABLE": 12,
+    "UNMERGEABLE": 13,
+    "HUGEPAGE": 14,
+    "NOHUGEPAGE": 15,
+    "DONTDUMP": 16,
+    "DODUMP": 17,
+    "WIPEONFORK": 18,
+    "KEEPONFORK": 19,
+    "COLD": 20,
+    "PAGEOUT": 21,
+    "POPULATE_READ": 22,
+    "POPULATE_WRITE": 23,
+    "DONTNEED_LOCKED": 24,
+    "COLLAPSE": 25,
+    "GUARD_INSTALL": 102,
+    "GUARD_REMOVE": 103,
+}
+"""MADV_* without the prefix -> its number."""

@@ -1,0 +1,360 @@
+"""kernel.areas: the VMAs of a working address space, by address. In: Area values. Out: lookups, gaps, in O(log n).
+
+Linux keeps them in a maple tree whose nodes also know their largest gap (mm/mmap.c, lib/maple_tree.c). Here they stand
+in blocks of at most 128, each with its largest gap, and in a doubly linked list, so that a neighbour costs nothing.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from elfolio.kernel.anon import AnonVma
+from elfolio.kernel.mappable import Mappable
+
+__all__ = ["Area", "Areas"]
+
+_FULL = 128
+_GROUP = 32
+_GROWSDOWN = 0x100
+
+
+class Area:
+    """One struct vm_area_struct while it changes. Addresses and offsets in bytes.
+
+    `offset` is vm_pgoff in bytes: in the file, or for anonymous memory where its pages stand in their own order.
+    `anon_offset` is the second, anonymous one that private file mappings have from 7.3. `chain` is anon_vma_chain.
+    `special` is the name of one of the kernel's own mappings.
+    """
+
+    __slots__ = (
+        "anon_name",
+        "anon_offset",
+        "anon_vma",
+        "chain",
+        "closes",
+        "end",
+        "file",
+        "flags",
+        "next",
+        "offset",
+        "prev",
+        "special",
+        "start",
+        "uffd",
+    )
+
+    def __init__(
+        self, start: int, end: int, flags: int, offset: int, file: Mappable | None = None, anon_offset: int = 0
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.flags = flags
+        self.offset = offset
+        self.file = file
+        self.anon_offset = anon_offset
+        self.anon_vma: AnonVma | None = None
+        self.chain: tuple[AnonVma, ...] = ()
+        self.closes = False
+        self.uffd: int | None = None
+        self.anon_name: str | None = None
+        self.special: str | None = None
+        self.prev: Area | None = None
+        self.next: Area | None = None
+
+    @property
+    def anonymous(self) -> bool:
+        """vma_is_anonymous: private memory without a file, and none of the kernel's own mappings."""
+        return self.file is None and self.special is None
+
+    def copy(self) -> "Area":
+        """As vm_area_dup: all but the anon_vma_chain and the neighbours."""
+        made = Area(self.start, self.end, self.flags, self.offset, self.file, self.anon_offset)
+        made.anon_vma = self.anon_vma
+        made.closes = self.closes
+        made.uffd = self.uffd
+        made.anon_name = self.anon_name
+        made.special = self.special
+        return made
+
+
+class _Block:
+    __slots__ = ("areas", "gap", "gaps", "starts")
+
+    def __init__(self, areas: list[Area], gaps: list[int]) -> None:
+        self.areas = areas
+        self.starts = [area.start for area in areas]
+        self.gaps = gaps
+        """Of free bytes below each area."""
+        self.gap = max(gaps, default=0)
+
+
+class Areas:
+    """Areas by ascending address; none overlap. Bytes throughout."""
+
+    def __init__(self, guard: int, lowest: int) -> None:
+        self._guard = guard
+        self._lowest = lowest
+        self._blocks: list[_Block] = [_Block([], [])]
+        self._heads: list[int] = [0]
+        self._groups: list[int] | None = None
+        self.count = 0
+        self.first: Area | None = None
+
+    def __iter__(self) -> Iterator[Area]:
+        area = self.first
+        while area is not None:
+            yield area
+            area = area.next
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def at_or_below(self, address: int) -> Area | None:
+        """The last area that starts at or below `address`."""
+        block = self._blocks[bisect_right(self._heads, address, 1) - 1]
+        at = bisect_right(block.starts, address) - 1
+        return block.areas[at] if at >= 0 else None
+
+    def find(self, address: int) -> Area | None:
+        """find_vma: the first area that ends above `address`; it need not contain it."""
+        block = self._blocks[bisect_right(self._heads, address, 1) - 1]
+        at = bisect_right(block.starts, address) - 1
+        if at < 0:
+            return self.first
+        area = block.areas[at]
+        return area if area.end > address else area.next
+
+    def crossing(self, start: int, end: int) -> Area | None:
+        """find_vma_intersection: the first area that overlaps the range."""
+        area = self.find(start)
+        return area if area is not None and area.start < end else None
+
+    def last(self) -> Area | None:
+        """The highest one."""
+        areas = self._blocks[-1].areas
+        return areas[-1] if areas else None
+
+    # --- changing ---------------------------------------------------------------------------------
+
+    def insert(self, area: Area) -> None:
+        """An area where nothing is."""
+        number = bisect_right(self._heads, area.start, 1) - 1
+        block = self._blocks[number]
+        at = bisect_left(block.starts, area.start)
+        before = block.areas[at - 1] if at else None
+        after = before.next if before is not None else self.first
+        area.prev, area.next = before, after
+        if before is None:
+            self.first = area
+        else:
+            before.next = area
+        block.areas.insert(at, area)
+        block.starts.insert(at, area.start)
+        gap = self._gap_below(area)
+        block.gaps.insert(at, gap)
+        if gap > block.gap:
+            self._grown(number, gap)
+        self.count += 1
+        if after is not None:
+            after.prev = area
+            self._refresh(after)
+        if len(block.areas) > _FULL:
+            self._halve(number)
+
+    def remove(self, area: Area) -> None:
+        """An area that is here."""
+        number, at = self._place(area.start)
+        block = self._blocks[number]
+        del block.areas[at], block.starts[at]
+        gone = block.gaps.pop(at)
+        before, after = area.prev, area.next
+        if before is None:
+            self.first = after
+        else:
+            before.next = after
+        self.count -= 1
+        if not block.areas and len(self._blocks) > 1:
+            self._drop(number)
+        elif gone == block.gap:
+            self._shrunk(number)
+        if after is not None:
+            after.prev = before
+            self._refresh(after)
+
+    def fill(self, areas: list[Area]) -> None:
+        """The areas of an empty map, ascending."""
+        before: Area | None = None
+        for area in areas:
+            area.prev, area.next = before, None
+            if before is None:
+                self.first = area
+            else:
+                before.next = area
+            before = area
+        half = _FULL // 2
+        blocks = []
+        for at in range(0, len(areas), half):
+            part = areas[at : at + half]
+            blocks.append(_Block(part, [self._gap_below(area) for area in part]))
+        self._blocks = blocks or [_Block([], [])]
+        self._heads = [0, *(block.starts[0] for block in self._blocks[1:])]
+        self._groups = None
+        self.count = len(areas)
+
+    def split(self, area: Area, address: int) -> Area:
+        """The part from `address` on becomes an area of its own, which is returned."""
+        upper = area.copy()
+        upper.start = address
+        upper.chain = area.chain
+        upper.offset += address - area.start
+        upper.anon_offset += address - area.start
+        area.end = address
+        number, at = self._place(area.start)
+        block = self._blocks[number]
+        after = area.next
+        upper.prev, upper.next, area.next = area, after, upper
+        if after is not None:
+            after.prev = upper
+        block.areas.insert(at + 1, upper)
+        block.starts.insert(at + 1, address)
+        block.gaps.insert(at + 1, self._gap_below(upper))
+        self.count += 1
+        if len(block.areas) > _FULL:
+            self._halve(number)
+        return upper
+
+    def move_start(self, area: Area, start: int) -> None:
+        """The same area, from another address on; nothing may lie between."""
+        number, at = self._place(area.start)
+        self._blocks[number].starts[at] = start
+        if at == 0 and number:
+            self._heads[number] = start
+        area.start = start
+        self._set_gap(number, at, self._gap_below(area))
+
+    def move_end(self, area: Area, end: int) -> None:
+        """The same area, up to another address."""
+        area.end = end
+        if area.next is not None:
+            self._refresh(area.next)
+
+    # --- gaps -------------------------------------------------------------------------------------
+
+    def highest_gap(self, length: int, high: int) -> int | None:
+        """The end of the highest gap of `length` free bytes below `high`, above the lowest address that may be
+        mapped; None where there is none (unmapped_area_topdown)."""
+        while True:
+            found = self._gap_under(length, high)
+            if found is None:
+                return None
+            end, above = found
+            if above is None or not above.flags & _GROWSDOWN or above.start - self._guard >= end:
+                return end
+            # A stack is in the way: what lies within its guard is given up, gaps behind other mappings included.
+            high = max(0, above.start - self._guard)
+
+    def _gap_under(self, length: int, high: int) -> tuple[int, Area | None] | None:
+        below = self.at_or_below(high - 1)
+        above = self.first if below is None else below.next
+        floor = self._lowest if below is None or below.end < self._lowest else below.end
+        if high - floor >= length:
+            return high, above
+        if below is None:
+            return None
+        number, at = self._place(below.start)
+        area = self._search(number, at + 1, length)
+        return None if area is None else (area.start, area)
+
+    def lowest_gap(self, length: int, low: int, high: int) -> int | None:
+        """The start of the lowest gap of `length` free bytes in the range (unmapped_area)."""
+        at = low
+        area = self.find(low)
+        while area is not None and area.start < high:
+            if area.start - at >= length and (
+                not area.flags & _GROWSDOWN or max(0, area.start - self._guard) >= at + length - 1
+            ):
+                return at
+            at = max(at, area.end)
+            area = area.next
+        return at if high - at >= length else None
+
+    def _search(self, number: int, upto: int, length: int) -> Area | None:
+        blocks = self._blocks
+        block = blocks[number]
+        if block.gap >= length:
+            found = self._within(block, upto, length)
+            if found is not None:
+                return found
+        groups = self._groups if self._groups is not None else self._regroup()
+        number -= 1
+        while number >= 0:
+            if number % _GROUP == _GROUP - 1 and groups[number // _GROUP] < length:
+                number -= _GROUP
+                continue
+            block = blocks[number]
+            if block.gap >= length:
+                return self._within(block, len(block.gaps), length)
+            number -= 1
+        return None
+
+    def _within(self, block: _Block, upto: int, length: int) -> Area | None:
+        gaps = block.gaps
+        for at in range(upto - 1, -1, -1):
+            if gaps[at] >= length:
+                return block.areas[at]
+        return None
+
+    def _gap_below(self, area: Area) -> int:
+        floor = area.prev.end if area.prev is not None else 0
+        return area.start - (floor if floor > self._lowest else self._lowest)
+
+    def _refresh(self, area: Area) -> None:
+        number, at = self._place(area.start)
+        self._set_gap(number, at, self._gap_below(area))
+
+    def _set_gap(self, number: int, at: int, gap: int) -> None:
+        block = self._blocks[number]
+        was = block.gaps[at]
+        block.gaps[at] = gap
+        if gap > block.gap:
+            self._grown(number, gap)
+        elif was == block.gap and gap != was:
+            self._shrunk(number)
+
+    def _grown(self, number: int, gap: int) -> None:
+        self._blocks[number].gap = gap
+        groups = self._groups
+        if groups is not None and groups[number // _GROUP] < gap:
+            groups[number // _GROUP] = gap
+
+    def _shrunk(self, number: int) -> None:
+        block = self._blocks[number]
+        was, block.gap = block.gap, max(block.gaps, default=0)
+        groups = self._groups
+        if groups is not None and was == groups[number // _GROUP]:
+            first = number // _GROUP * _GROUP
+            groups[number // _GROUP] = max(b.gap for b in self._blocks[first : first + _GROUP])
+
+    # --- blocks -----------------------------------------------------------------------------------
+
+    def _place(self, start: int) -> tuple[int, int]:
+        number = bisect_right(self._heads, start, 1) - 1
+        return number, bisect_left(self._blocks[number].starts, start)
+
+    def _halve(self, number: int) -> None:
+        block = self._blocks[number]
+        middle = len(block.areas) // 2
+        upper = _Block(block.areas[middle:], block.gaps[middle:])
+        self._blocks[number] = _Block(block.areas[:middle], block.gaps[:middle])
+        self._blocks.insert(number + 1, upper)
+        self._heads.insert(number + 1, upper.starts[0])
+        self._groups = None
+
+    def _drop(self, number: int) -> None:
+        del self._blocks[number], self._heads[number]
+        self._heads[0] = 0
+        self._groups = None
+
+    def _regroup(self) -> list[int]:
+        blocks = self._blocks
+        groups = [max(b.gap for b in blocks[at : at + _GROUP]) for at in range(0, len(blocks), _GROUP)]
+        self._groups = groups
+        return groups

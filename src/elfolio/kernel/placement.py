@@ -1,0 +1,111 @@
+"""kernel.placement: where a mapping goes. In: Mm, hint, length, file. Out: an address, or -errno.
+
+__get_unmapped_area (mm/mmap.c), thp_get_unmapped_area (mm/huge_memory.c), and the architecture's part, of which
+x86-64 (arch/x86/kernel/sys_x86_64.c) and the generic one differ in how a hint is taken.
+"""
+
+from errno import EINVAL, ENOMEM, EPERM
+
+from elfolio.kernel.abi import MAP_32BIT, MAP_FIXED, MAP_SHARED
+from elfolio.kernel.areas import Area
+from elfolio.kernel.mappable import Mappable
+from elfolio.kernel.mm import Mm
+
+__all__ = ["guarded_start", "place"]
+
+_GROWSDOWN = 0x100
+_ERRORS = (1 << 64) - 4095
+"""IS_ERR_VALUE (include/linux/err.h)."""
+_LOW, _LOW_END = 0x40000000, 0x80000000
+"""MAP_32BIT on x86-64: the second gigabyte, from its start upwards."""
+
+
+def guarded_start(mm: Mm, area: Area) -> int:
+    """vm_start_gap: below it others may lie; a stack keeps stack_guard_gap free."""
+    return max(0, area.start - mm.host.stack_guard) if area.flags & _GROWSDOWN else area.start
+
+
+def place(mm: Mm, hint: int, length: int, flags: int, file: Mappable | None, offset: int) -> int:
+    """For a length that is a multiple of the page size. `flags` are MAP_*; `offset` in bytes. Without MAP_FIXED, a
+    hint above 0 is taken where it is free."""
+    host = mm.host
+    if length > host.task_size:
+        return -ENOMEM
+    if flags & MAP_FIXED:
+        at = hint
+        if at >= _ERRORS:
+            return at - (1 << 64)  # the highest 4095 addresses are what the kernel takes for an error, and returns
+    else:
+        at = _aligned(mm, hint, length, flags, file, offset)
+        if at < 0:
+            return at
+    if at > host.task_size - length:
+        return -ENOMEM
+    if at & mm.mask:
+        return -EINVAL
+    if at < host.mmap_min_addr and not host.privileged:
+        least = mm.limits.dac_mmap_min_addr
+        if at < (host.mmap_min_addr if least is None else least):
+            return -EPERM
+    return at
+
+
+def _aligned(mm: Mm, hint: int, length: int, flags: int, file: Mappable | None, offset: int) -> int:
+    policy = mm.policy
+    size = policy.pmd_size
+    if length < size:
+        return _search(mm, hint, length, flags)
+    if file is not None and file.kind != "shmem" and file.places_for_huge_pages(policy):
+        return _for_huge_pages(mm, hint, length, flags, offset)
+    if (file is not None and (file.kind != "regular" or not policy["any_file_thp_placement"])) or flags & MAP_SHARED:
+        return _search(mm, hint, length, flags)
+    rule = policy["anon_thp_align"]
+    if rule == "any" or (rule == "multiple" and not hint and not length % size):
+        return _for_huge_pages(mm, hint, length, flags, offset if file is not None else 0)
+    return _search(mm, hint, length, flags)
+
+
+def _for_huge_pages(mm: Mm, hint: int, length: int, flags: int, offset: int) -> int:
+    """Room for one huge page more is looked for, and the address moved up in it, so that file offset and address agree
+    modulo its size."""
+    size = mm.policy.pmd_size
+    first = -(-offset // size) * size
+    if offset + length <= first or offset + length - first < size:
+        return _search(mm, hint, length, flags)
+    found = _search(mm, hint, length + size, flags)
+    if found < 0:
+        return _search(mm, hint, length, flags)
+    if found == hint:
+        return found
+    further = (offset - found) % size
+    if not further and mm.policy["thp_placement_next_huge_page"]:
+        return found + size
+    return found + further
+
+
+def _search(mm: Mm, hint: int, length: int, flags: int) -> int:
+    host = mm.host
+    if length > host.task_size:
+        return -ENOMEM
+    if flags & MAP_32BIT and mm.policy.machine == "x86_64":
+        return _upwards(mm, length, _LOW, _LOW_END)
+    if hint and _hint_is_valid(mm, hint, length):
+        after = mm.areas.find(hint)
+        if after is None or hint + length <= guarded_start(mm, after):
+            return hint
+    end = mm.areas.highest_gap(length, mm.mmap_base)
+    if end is not None:
+        return end - length
+    # Nothing below mmap_base: from TASK_UNMAPPED_BASE upwards, as it was before there was an mmap_base.
+    return _upwards(mm, length, host.bottom, host.task_size)
+
+
+def _hint_is_valid(mm: Mm, hint: int, length: int) -> bool:
+    # x86-64's arch_get_unmapped_area_topdown asks no more; the generic one wants mmap_min_addr too, which do_mmap has
+    # already seen to.
+    return hint <= mm.host.task_size - length
+
+
+def _upwards(mm: Mm, length: int, low: int, high: int) -> int:
+    found = mm.areas.lowest_gap(length, max(low, mm.lowest), high)
+    return -ENOMEM if found is None else found
