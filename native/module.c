@@ -66,6 +66,8 @@ static PyMethodDef methods[] = {
      "await_end(pidfd, deadline_ns) -> bool: whether the process ended before the deadline (-1: none)."},
     {"take_status", py_take_status, METH_O,
      "take_status(pidfd) -> None | (how, code, rusage | None): reaps a process that has ended."},
+    {"record", py_record, METH_VARARGS,
+     "record(path, argv, env, fd, faults) -> (status, errno, step, errno): writes what it does to its memory."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -35,6 +35,7 @@ extern PyTypeObject *warm_plan_type;
 
 /* tp_dealloc of an object that holds no other. */
 void plain_dealloc(PyObject *self);
+PyObject *py_record(PyObject *self, PyObject *args);
 /* Sets OSError (or its subclass) and returns NULL. */
 PyObject *raise_errno(int err);
 PyObject *usage_tuple(const struct rusage *usage);

@@ -144,6 +144,9 @@ class Capture:
 
 def await_end(pidfd: int, deadline_ns: int, /) -> bool: ...
 def take_status(pidfd: int, /) -> tuple[int, int, Usage | None] | None: ...
+def record(
+    path: bytes, argv: list[bytes], env: list[bytes], fd: int, faults: bool, /
+) -> tuple[int, int, str | None, int]: ...
 
 OP_CLOSE: int
 OP_DUP2: int

@@ -1,10 +1,12 @@
 """kernel.trace_record: what elfolio's own recorder writes. In: its lines, JSON. Out: events; problems go to the Log.
 
 One object a line. The first has `"elfolio": "record"`, `"version": 1`, and the facts of the trace. Then
-`{"p": pid, "c": name, "a": [...], "r": result}` for a call, with `"f": [path, major, minor, inode, opening]` where it
-maps a file, a negative result being an errno; `{"p", "t": [[start, end], ...]}` for memory first written;
-`{"p", "x": path, "b": start_brk, "v": [...]}` for an image that was executed; `{"p", "e": status, "v": [...]}` for an
-end. A VMA is `[start, end, "rw-p", offset, major, minor, inode, name, "rd wr ...", KiB of anonymous pages]`.
+`{"p": pid, "c": name, "a": [...], "r": result}` for a call, a negative result being an errno, with
+`"f": [path, major, minor, inode, opening, size, f_type of statfs, access mode, S_IFMT of its mode]` where it maps a
+file; `{"p", "t": [[start, end], ...]}` for memory first written; `{"p", "x": path, "b": start_brk, "v": [...]}` for an
+image that was executed; `{"p", "e": status, "v": [...]}` for an end. A VMA is
+`[start, end, "rw-p", offset, major, minor, inode, name, "rd wr ...", KiB of anonymous pages]`. The last line has
+`"end"`, and says which faults were sampled: `all`, those of `user` code, `none`.
 """
 
 import json
@@ -35,6 +37,8 @@ def read_record(lines: Iterable[str], log: Log) -> Iterator[Event]:
             value, _ = decode(line)
             if log.lines == 1:
                 _first(value, log)
+            elif "end" in value:
+                log.facts.update(value)
             else:
                 yield _event(value, log.lines)
         except json.JSONDecodeError as error:
@@ -68,7 +72,7 @@ def _call(pid: int, value: dict[str, Any], line: int) -> Call:
             raise TypeError(f"{argument!r} is no argument")
     file = None
     if "f" in value:
-        path, major, minor, inode, opening = value["f"]
+        path, major, minor, inode, opening, *_ = value["f"]
         file = OpenFile(_text(path), _number(inode), _number(major), _number(minor), _number(opening))
     result = None if value["r"] is None else _number(value["r"])
     if result is not None and -4096 < result < 0:

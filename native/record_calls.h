@@ -1,0 +1,19 @@
+/* record_calls: one system call of a traced thread, read and written. */
+#ifndef ELFOLIO_RECORD_CALLS_H
+#define ELFOLIO_RECORD_CALLS_H
+
+#include "record_threads.h"
+
+/* At the stop before the call. 0 where the thread is gone. */
+int call_read(struct thread *t);
+int call_makes_process(const struct call *c);
+int call_executes(const struct call *c);
+/* Whether it is short: no other thread of the process can be what it waits for. */
+int call_alone(const struct call *c);
+/* clone's flags, with the signal, of any call that makes a process. */
+uint64_t call_clone_flags(const struct call *c);
+/* At the stop after it. 0 where the thread is gone. */
+int call_result(pid_t tid, int64_t *result);
+void call_write(struct out *o, struct thread *t, int pidfd, int64_t result);
+
+#endif

@@ -1,0 +1,84 @@
+#define _GNU_SOURCE
+#include "record.h"
+
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
+
+/* Two descriptors may be one opening, by dup or by fork, and two openings of one inode never merge. So the tracer holds
+ * the last few that were mapped, and asks the kernel whether a descriptor is one of them. It holds none that is open for
+ * writing: a program that is still held so could not be executed (ETXTBSY). Those are told apart by their number. */
+#define HELD 64
+
+static struct held {
+    dev_t device;
+    ino_t inode;
+    pid_t process;
+    int fd, theirs;
+    unsigned opening;
+} held[HELD];
+static unsigned openings;
+
+static int same(const struct held *h, const struct stat *st, pid_t process, int fd)
+{
+    if (!h->opening || h->device != st->st_dev || h->inode != st->st_ino)
+        return 0;
+    if (h->fd < 0)
+        return h->process == process && h->theirs == fd;
+    return sys5(SYS_kcmp, getpid(), process, KCMP_FILE, h->fd, fd) == 0;
+}
+
+static unsigned opening_of(const struct stat *st, pid_t process, int pidfd, int fd, int *access)
+{
+    long mine = sys3(SYS_pidfd_getfd, pidfd, fd, 0);
+    *access = mine < 0 ? O_RDONLY : fcntl((int)mine, F_GETFL) & O_ACCMODE;
+    for (int i = 0; i < HELD; i++)
+        if (same(&held[i], st, process, fd)) {
+            if (mine >= 0)
+                close((int)mine);
+            return held[i].opening;
+        }
+    struct held *h = &held[openings % HELD];
+    if (h->opening && h->fd >= 0)
+        close(h->fd);
+    *h = (struct held){st->st_dev, st->st_ino, process, (int)mine, fd, ++openings};
+    if (mine >= 0 && *access != O_RDONLY) {
+        close((int)mine);
+        h->fd = -1;
+    }
+    return h->opening;
+}
+
+void file_write(struct out *o, pid_t process, int pidfd, int fd)
+{
+    char link[64], path[4096];
+    struct stat st;
+    struct statfs fs = {0};
+    int access = O_RDONLY;
+    snprintf(link, sizeof link, "/proc/%d/fd/%d", process, fd);
+    ssize_t length = readlink(link, path, sizeof path);
+    if (length < 0 || stat(link, &st))
+        return;
+    statfs(link, &fs);
+    unsigned opening = opening_of(&st, process, pidfd, fd, &access);
+    const uint64_t numbers[] = {major(st.st_dev), minor(st.st_dev), st.st_ino, opening, (uint64_t)st.st_size,
+                                (uint32_t)fs.f_type, (uint64_t)access, st.st_mode & S_IFMT};
+    out_text(o, ",\"f\":[");
+    out_string(o, path, (size_t)length);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        out_text(o, ",");
+        out_unsigned(o, numbers[i]);
+    }
+    out_text(o, "]");
+}
