@@ -1,11 +1,15 @@
-"""What GNU ld would make of a file that it made, held against GNU ld; and what is made of another linker's file."""
+"""What GNU ld would make of a file that it made, held against GNU ld; and what is made of other files."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
 from elfolio.elf import constants as c
+from elfolio.elf.image import ElfImage, Section
 from elfolio.layout.relink import LinkMode, relink, relink_all
 from tests.layout.linking import Linked, RealLinker, differences, installed, ld_modes, link
 from tests.layout.objects import SETS, ObjectSet, compiled, why_not
@@ -75,3 +79,41 @@ def test_another_linkers_file_is_never_certain(ld: RealLinker, tmp_path: Path) -
         if section.flags & c.SHF_ALLOC and section.size:
             (load,) = [s for s in loads if s.memory.encloses(section.memory)]
             assert bool(load.flags & c.PF_X) == bool(section.flags & c.SHF_EXECINSTR), section.name
+
+
+@pytest.fixture(scope="module")
+def program(ld: RealLinker, tmp_path_factory: pytest.TempPathFactory) -> Linked:
+    return _linked(ld, SETS[0], [LinkMode("ld")], tmp_path_factory.mktemp("program"))[0]
+
+
+SIZES = st.one_of(st.integers(0, 5), st.integers(0, 1 << 20), st.integers(0, (1 << 64) - 1))
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from([*range(20), 0x6FFFFFF6, 0xFFFFFFFF]),
+        "flags": st.integers(0, 0x407) | st.sampled_from([0x10000003, 0x803]),
+        "size": SIZES,
+        "addr": SIZES,
+        "offset": SIZES,
+        "addralign": SIZES,
+        "link": st.integers(0, 40),
+        "name": st.sampled_from([".got.plt", ".relro_padding", ".bss", ".lrodata", ".text", ""]),
+    },
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 28), CHANGES), min_size=1, max_size=6), st.sampled_from(["lld", "lld=13", "ld"])
+)
+def test_any_section_headers_give_a_result(
+    program: Linked, changes: list[tuple[int, dict[str, Any]]], mode: str
+) -> None:
+    """Whatever section headers say, there is a result with a program header for every segment, and no crash."""
+    sections = list(program.image.sections)
+    for index, fields in changes:
+        sections[index % len(sections)] = replace(sections[index % len(sections)], **fields)
+    image: ElfImage = replace(program.image, sections=tuple[Section, ...](sections))
+    found = relink(image, LinkMode.parse(mode), program.data)
+    assert found.size > 0
+    assert any(segment.type == c.PT_LOAD for segment in found.segments)

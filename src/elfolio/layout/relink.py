@@ -76,8 +76,8 @@ def _relinked(
     reasons = list(doubts(image, mode, made_by, results[0].sections))
     if not makers and made_by.linker == mode.linker:
         reasons.append(
-            "the file is not what its sections would give in any mode: a linker script, an option that is not "
-            "known here, or a change after linking"
+            "the file is not what its sections would give in any mode: a linker script, an option or a version "
+            "that is not known here, or a change after linking"
         )
     if any(result != results[0] for result in results):
         reasons.append(f"which version of {mode.linker} made the file cannot be told, and another one differs here")
