@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,8 @@ x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="makes x86 progr
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc; to force: apt-get install gcc")
 
 DIRECTORIES = ("/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/local/bin")
+ONCE_WRONG = (6081, 6353, 8752)
+"""Odd programs that were predicted wrongly once: an empty segment below the first, whose address wraps."""
 COMPILERS = ("gcc*", "llvm*", "go*", "jvm*", "rustlib*", "ocaml*", "ghc*")
 """Below /usr/lib."""
 
@@ -128,7 +130,7 @@ def test_programs_of_every_linker_and_language(tmp_path: Path) -> None:
     tally.check()
 
 
-def odd_tally(directory: Path, seeds: Iterator[int] | range) -> Tally:
+def odd_tally(directory: Path, seeds: Iterable[int]) -> Tally:
     tally = Tally()
     for seed in seeds:
         path = write_program(directory / f"odd-{seed}", odd_program(seed))
@@ -147,7 +149,7 @@ def odd_tally(directory: Path, seeds: Iterator[int] | range) -> Tally:
 def test_odd_programs(tmp_path: Path) -> None:
     """Segments of any order, overlap, size, alignment and permission, loaders that are none, files cut short: the same
     VMAs, or the same errno, or the same signal."""
-    tally = odd_tally(tmp_path, range(150))
+    tally = odd_tally(tmp_path, [*range(150), *ONCE_WRONG])
     tally.check()
     assert 20 <= tally.refused <= 100
 

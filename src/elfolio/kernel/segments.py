@@ -15,6 +15,8 @@ from elfolio.span import round_down, round_up
 
 __all__ = ["Loader", "protection"]
 
+_WORD = 1 << 64
+
 
 def protection(flags: int) -> VmFlags:
     """p_flags as mmap's protection."""
@@ -97,6 +99,13 @@ class Loader:
 
     def _load_one(self, address: int, segment: Segment, total: int, *, fixed: bool, replaces: bool = True) -> int:
         """Returns the address of the segment's first page."""
+        address %= _WORD  # a bias may be below 0: unsigned long
+        found = self._load_at(address, segment, total, fixed=fixed, replaces=replaces)
+        if found >= self.mappings.host.task_size:
+            raise MapError(errno.EINVAL, "an empty segment beyond the address space")  # BAD_ADDR
+        return found
+
+    def _load_at(self, address: int, segment: Segment, total: int, *, fixed: bool, replaces: bool) -> int:
         if not self.policy["elf_load"]:
             return self._map(address, segment, total, fixed=fixed, replaces=replaces)
         within = segment.vaddr % self.page
