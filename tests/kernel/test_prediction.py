@@ -11,7 +11,7 @@ from elfolio.kernel.blocks import Way
 from elfolio.kernel.policy import Policy, policy
 from elfolio.kernel.prediction import Prediction, is_program, predict
 from elfolio.layout.finding import Finding
-from tests.elfwriter import EM_AARCH64, ET_DYN, ET_EXEC, PT_DYNAMIC, PT_INTERP, PT_LOAD, Elf, Ph
+from tests.elfwriter import EM_AARCH64, ET_DYN, ET_EXEC, PT_DYNAMIC, PT_GNU_RELRO, PT_INTERP, PT_LOAD, Elf, Ph
 
 M, K = 1 << 20, 1 << 10
 NOW = policy("linux-6.18")
@@ -130,6 +130,46 @@ def test_other_page_sizes_are_for_machines_that_have_them() -> None:
     assert ids(under(said, NOW, static=False)) == ["relro-exposed-4k"]
     arm = Policy("a", (6, 18), "aarch64")
     assert ids(under(said, arm, static=False)) == ["not-ready-16k", "relro-exposed-4k"]
+
+
+def test_gaps_are_the_c_library_s() -> None:
+    """glibc protects them, musl leaves them readable, bionic covers them."""
+    said = [Finding("gaps", "cost", 192, "Gaps between its segments, 1 of 4 KiB together: under glibc, each is ...", "")]
+    for libc, words in (("glibc-2.36", "glibc"), ("musl", "readable"), ("bionic", None)):
+        found = list(under(said, NOW.with_options(libc=libc), static=False))
+        assert [str(words) in finding.message for finding in found] == ([] if words is None else [True])
+
+
+def test_a_library_may_lie_anywhere_unless_something_aligns_it() -> None:
+    """ext4 aligns a large one, glibc one whose p_align asks; otherwise its blocks are huge by chance only."""
+    libraries = {align: program(tags=False, align=align) for align in (4 * K, 2 * M)}
+    for fs, align, count in (("ext4", 4 * K, 2), ("tmpfs", 4 * K, 0), ("tmpfs", 2 * M, 2)):
+        found = predict(libraries[align], None, NOW.with_options(fs=fs))
+        assert huge(found) == count, fs
+        assert found.mapped[0].start == 0
+        assert all(run.blocks[0].part.start == run.vma.start for run in found.runs)
+
+
+def test_after_linking_relro_is_read_only_and_counts_as_written() -> None:
+    """The pages that the dynamic linker protects were written before: no block of theirs is promised."""
+    image = program(interpreter=True)
+    with_relro = read(
+        Elf(
+            entry=2 * M,
+            segments=[
+                Ph(PT_INTERP, 4, 9 * M, data=b"/lib/ld.so\0"),
+                Ph(PT_LOAD, 5, 0, 0, filesz=4 * K, align=2 * M),
+                Ph(PT_LOAD, 6, 2 * M, 2 * M, align=2 * M, data=bytes(4 * M + 8 * K)),
+                Ph(PT_GNU_RELRO, 4, 2 * M, 2 * M, filesz=4 * M),
+            ],
+        ).build(),
+        "/bin/x",
+    )
+    found = predict(with_relro, LOADER, NOW)
+    assert [vma.perms for vma in found.mapped] == ["r-xp", "r--p", "rw-p"]
+    assert [b.writable for run in found.runs for b in run.blocks] == [False, True, True, True]
+    assert "folios-needed" not in ids(found.findings)
+    assert predict(image, LOADER, NOW).mapped[0].file == predict(image, LOADER, NOW).space.vmas[0].file  # type: ignore[union-attr]
 
 
 def test_blocks_are_summed_by_what_keeps_them() -> None:

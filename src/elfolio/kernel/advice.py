@@ -28,6 +28,9 @@ def under(findings: Iterable[Finding], policy: Policy, *, static: bool, placed_w
             continue  # its pages have 4 KiB, always
         if (placed_well and finding.id == "text-align") or (not follows and finding.id == "entropy"):
             continue
+        if finding.id == "gaps" and policy.libc.holes != "none":
+            yield from _gaps(finding, policy)
+            continue
         if finding.id not in _TEXT or (huge and (follows or finding.id != "text-align")):
             yield finding
             continue
@@ -39,6 +42,14 @@ def under(findings: Iterable[Finding], policy: Policy, *, static: bool, placed_w
         remedy = finding.remedy if huge else f"{finding.remedy}; useful with a kernel and a file system that have them"
         mend = "link without -pie, at addresses of huge pages" if huge else remedy
         yield Finding(finding.id, "note", finding.bytes, f"{finding.message} {why}.", mend)
+
+
+def _gaps(finding: Finding, policy: Policy) -> Iterator[Finding]:
+    """The layout room speaks of glibc; bionic covers gaps and others unmap them, which costs nothing."""
+    if policy.libc.holes == "left":
+        said = finding.message.partition(":")[0]
+        text = f"{said}: under {policy.libc.name}, they stay mapped as the first segment is, readable, and cost VMAs."
+        yield Finding(finding.id, finding.severity, finding.bytes, text, finding.remedy)
 
 
 def advice(
@@ -58,6 +69,8 @@ def advice(
     for obstacle, words in _WORDS.items():
         if barred[obstacle] and not (obstacle is Obstacle.BASE and text_is_said):
             yield _barred(obstacle, barred[obstacle], size, policy, words)
+    if not vmas:
+        return
     cost = vmas * int(policy["vma_bytes"])
     text = f"{vmas} VMAs at the first instruction take {size_text(cost)} of kernel memory in each process"
     yield Finding("vmas", "note", cost, f"{text}.")

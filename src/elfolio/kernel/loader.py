@@ -46,6 +46,10 @@ class MappedObject:
         every address between an object's first and last for its own. Otherwise a stranger may come to lie there."""
         return not self.space.holes(self.span)
 
+    def at(self, base: int) -> tuple[Vma, ...]:
+        """Its mappings where its first page lies at the mapped address `base`."""
+        return tuple(_shifted(vma, base, self.space.page) for vma in self.space)
+
 
 def map_object(image: ElfImage, policy: Policy, file: OpenFile | None = None) -> MappedObject:
     """A shared object as the policy's C library maps it, RELRO protected. Raises LoadError."""

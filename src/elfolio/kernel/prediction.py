@@ -5,20 +5,21 @@ and for each block of them whether it can be a huge mapping.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_EXEC
+from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_EXEC, PF_W
 from elfolio.elf.image import ElfImage, Segment
 from elfolio.kernel.advice import advice, under
 from elfolio.kernel.blocks import Block, Obstacle, block_sizes, blocks
 from elfolio.kernel.execve import ExecError, Execution, execve
 from elfolio.kernel.host import Host
+from elfolio.kernel.loader import LoadError, linked, map_object
 from elfolio.kernel.policy import Policy
-from elfolio.kernel.space import AddressSpace, OpenFile, Vma
+from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
 from elfolio.layout.finding import Finding, ranked
 from elfolio.layout.findings import findings
 from elfolio.layout.segments import Layout
-from elfolio.span import Span, round_down
+from elfolio.span import MappedAddress, Span, round_down
 
 __all__ = ["BlockRun", "Prediction", "is_program", "predict"]
 
@@ -42,7 +43,7 @@ class Prediction:
     bias: int
     """The load bias: mapped minus linked address."""
     is_placed: bool
-    """Whether the bias is what this kernel would choose; a shared object has no place of its own: 0."""
+    """Whether the bias is what this kernel would choose; a shared object has no place of its own, and begins at 0."""
     entropy: int | None
     """Bits of the load bias that randomisation chooses; None where it is not the kernel's to choose."""
     space: AddressSpace | None
@@ -86,8 +87,8 @@ def predict(
             execution = execve(image, interpreter, policy, host, file=file, interpreter_file=interpreter_file)
         except ExecError as error:
             refusal = str(error.strerror)
-    mapped = _after_linking(image, policy, execution, file)
-    bias = execution.load_bias if execution else 0
+    mapped = () if refusal else _after_linking(image, policy, execution, file)
+    bias = execution.load_bias if execution else -_lowest(image, policy)
     runs = tuple(_runs(image, policy, mapped, bias, open_for_writing=open_for_writing))
     return Prediction(
         image=image,
@@ -105,9 +106,29 @@ def predict(
 
 
 def _after_linking(image: ElfImage, policy: Policy, execution: Execution | None, file: OpenFile) -> tuple[Vma, ...]:
-    if execution is None:
+    """A program where execve put it, a shared object from 0; nothing of one that the dynamic loader refuses."""
+    if execution is not None:
+        found = linked(image, execution.space, execution.load_bias, policy)
+        return found.at(execution.load_bias + _lowest(image, policy))
+    try:
+        return map_object(image, policy, file).space.vmas
+    except LoadError:
         return ()
-    return tuple(vma for vma in execution.space if vma.file == file)
+
+
+def _lowest(image: ElfImage, policy: Policy) -> int:
+    """The linked address of the first page."""
+    return round_down(min((segment.vaddr for segment in image.loads), default=0), policy.page_size)
+
+
+def _places_well(image: ElfImage, policy: Policy, size: int) -> bool:
+    """Whether a shared object comes to lie at a multiple of `size`: because its p_align asks for it, or because its
+    file system does, of an object that is long enough."""
+    if policy.libc.aligns and any(segment.align % size == 0 for segment in image.loads if segment.align):
+        return True
+    lowest = min(segment.vaddr for segment in image.loads)
+    length = max(segment.memory.end for segment in image.loads) - lowest
+    return policy.places_for_huge_pages and size <= policy.pmd_size <= length
 
 
 def _runs(
@@ -115,12 +136,20 @@ def _runs(
 ) -> Iterator[BlockRun]:
     for vma in mapped:
         segment = _segment_of(image, vma, bias, policy.page_size)
-        if segment is None:
+        if segment is None or not vma.flags & VmFlags.READ:
             continue
+        # What RELRO protects was written before.
+        written = bool(segment.flags & PF_W)
         skew = segment.vaddr - segment.offset - (0 if image.header.type == ET_EXEC else _origin(image, policy))
         for size in block_sizes(policy):
-            found = blocks(vma, policy, size, file_size=image.size, linked_skew=skew, open_for_writing=open_for_writing)
-            yield BlockRun(vma, size, tuple(found))
+            # Of an object that is shown from 0 and may lie at any page, a block counts as it would a page further on.
+            off = 0 if is_program(image) or _places_well(image, policy, size) else policy.page_size
+            at = replace(vma, start=MappedAddress(vma.start + off), end=MappedAddress(vma.end + off))
+            found = blocks(at, policy, size, file_size=image.size, linked_skew=skew, open_for_writing=open_for_writing)
+            back = (
+                replace(b, memory=b.memory.shifted(-off), part=b.part.shifted(-off), writable=written) for b in found
+            )
+            yield BlockRun(vma, size, tuple(back))
 
 
 def _origin(image: ElfImage, policy: Policy) -> int:
@@ -146,7 +175,7 @@ def _findings(
     said = findings(image, policy.page_size, block=policy.pmd_size, vma_bytes=int(policy["vma_bytes"]))
     huge = [run.blocks for run in runs if run.size == policy.pmd_size]
     vmas = len(execution.space) if execution else 0
-    placed_well = execution is not None and all(b.obstacle is not Obstacle.BASE for blocks in huge for b in blocks)
+    placed_well = all(b.obstacle is not Obstacle.BASE for blocks in huge for b in blocks if not b.writable)
     layouts = list(under(said, policy, static=static, placed_well=placed_well))
     text_is_said = any(finding.id == "text-align" for finding in layouts)
     return ranked([*layouts, *advice(huge, policy, image.name, vmas, text_is_said=text_is_said)])

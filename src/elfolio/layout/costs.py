@@ -53,7 +53,7 @@ def _gaps(layout: Layout, vma_bytes: int) -> Iterator[Finding]:
     if not layout.gaps:
         return
     count, size = len(layout.gaps), sum(gap.memory.size for gap in layout.gaps)
-    said = f"Between its segments there are {counted(count, 'gap')}, {size_text(size)} together:"
+    said = f"Gaps between its segments, {count} of {size_text(size)} together:"
     mend = f"relink with -Wl,-z,max-page-size={layout.page}, if it need not run with larger pages"
     if layout.moves and layout.image.segment(constants.PT_INTERP) is None:
         text = f"{said} under glibc, each is a PROT_NONE mapping, {vma_bytes} bytes of kernel memory in each process"

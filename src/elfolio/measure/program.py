@@ -4,7 +4,6 @@ What stands in the way of the interpreter is read too, as the errno that execve 
 """
 
 import errno
-import mmap
 import os
 import stat
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from functools import lru_cache
 
 from elfolio.elf.constants import DT_STRSZ, DT_STRTAB, PT_INTERP
 from elfolio.elf.image import ElfImage
-from elfolio.elf.reader import read
 from elfolio.errors import ElfError
+from elfolio.live.opened import opened
 
 __all__ = ["Program", "dynamic_strings", "read_image", "read_program"]
 
@@ -43,11 +42,8 @@ def read_image(path: str) -> ElfImage:
 
 @lru_cache(maxsize=_IMAGES_KEPT)
 def _read(path: str, key: tuple[int, ...]) -> ElfImage:
-    with open(path, "rb") as file:
-        if not key[2]:
-            return read(b"", path)
-        # Not closed by a `with`: the frames of an ElfError may still look at it.
-        return read(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), path)
+    with opened(path) as found:
+        return found.image
 
 
 def dynamic_strings(image: ElfImage, tag: int) -> tuple[str, ...]:

@@ -78,6 +78,8 @@ class BlockRow(TypedDict):
     """Start and end of what the mapping has of it."""
     offset: int
     perms: str
+    copied: bool
+    """Its pages are written to, and then private copies: huge, if at all, until then. Counted in no sum."""
     way: str
     obstacle: str
     lost: int
@@ -316,6 +318,7 @@ def _block(block: "Block", perms: str) -> BlockRow:
         "part": [block.part.start, block.part.end],
         "offset": block.offset,
         "perms": perms,
+        "copied": block.writable,
         "way": block.way.value,
         "obstacle": block.obstacle.value,
         "lost": block.lost,

@@ -41,7 +41,7 @@ def _side_by_side(report: Report) -> Markup:
 
 def _lead(report: Report) -> str:
     """The one sentence: huge pages had, and the first thing to do."""
-    readable = [b for b in report["blocks"] if "w" not in b["perms"] and b["size"] == report["rules"]["huge_page"]]
+    readable = [b for b in report["blocks"] if not b["copied"] and b["size"] == report["rules"]["huge_page"]]
     could = sum(b["way"] != "none" for b in readable)
     huge = size(report["rules"]["huge_page"])
     said = f"{could} of {len(readable)} blocks of {huge} could be huge mappings under {report['policy']}."

@@ -59,7 +59,7 @@ def side_by_side(report: Report) -> list[tuple[str, ...]]:
 
 
 def _could(rows: Sequence[BlockRow], block: int) -> str:
-    of_size = [row for row in rows if row["size"] == block and "w" not in row["perms"]]
+    of_size = [row for row in rows if row["size"] == block and not row["copied"]]
     return f"{sum(row['way'] != 'none' for row in of_size)} of {len(of_size)}"
 
 
@@ -171,7 +171,7 @@ def _coloured(line: str, ink: Ink) -> str:
 
 def _blocks(rows: Sequence[BlockRow], width: int, ink: Ink) -> Iterator[str]:
     """One line a mapping and size of block: what each block could be, and why the others cannot."""
-    readable = [row for row in rows if "w" not in row["perms"]]
+    readable = [row for row in rows if not row["copied"]]
     for block in sorted({row["size"] for row in readable}):
         of_size = [row for row in readable if row["size"] == block]
         could = sum(row["way"] != "none" for row in of_size)
