@@ -11,7 +11,7 @@ from typing import get_args
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfImage, Section, Segment
 from elfolio.errors import InvalidArgument
-from elfolio.layout import relink_gnu, relink_gnu_map, relink_lld
+from elfolio.layout import relink_gnu, relink_gnu_map, relink_lld, relink_lld_plan
 from elfolio.layout.relink_doubts import doubts, is_now
 from elfolio.layout.relink_mode import CodeSeparation, GnuLdVersion, LinkMode, LldVersion
 from elfolio.layout.relink_origin import NEWEST_LLD, Origin, common_page_size, image_base, origin, own_max_page_size
@@ -136,7 +136,7 @@ def _by_lld(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memo
     pieces = pieces_of(image)
     largest = mode.max_page_size or own_max_page_size(image)
     relr = Relr.of(image, pieces, data)
-    how = relink_lld.LldLink(
+    how = relink_lld_plan.LldLink(
         version=version,
         code=mode.code or "noseparate-code",
         rosegment=mode.rosegment,
@@ -150,7 +150,7 @@ def _by_lld(image: ElfImage, mode: LinkMode, made_by: Origin, data: bytes | memo
         stack=image.segment(c.PT_GNU_STACK),
         relr=relr,
     )
-    pieces = relink_lld.with_padding(pieces, how)
+    pieces = relink_lld_plan.with_padding(pieces, how)
     _name_sections(image, pieces, share_suffixes=False)
     placed = relink_lld.link(pieces, how)
     return Relinked(placed.segments, section_table(image, placed.pieces), placed.size, ())
