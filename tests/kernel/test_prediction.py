@@ -11,7 +11,19 @@ from elfolio.kernel.blocks import Way
 from elfolio.kernel.policy import Policy, policy
 from elfolio.kernel.prediction import Prediction, is_program, predict
 from elfolio.layout.finding import Finding
-from tests.elfwriter import EM_AARCH64, ET_DYN, ET_EXEC, PT_DYNAMIC, PT_GNU_RELRO, PT_INTERP, PT_LOAD, Elf, Ph
+from tests.elfwriter import (
+    EM_AARCH64,
+    ET_CORE,
+    ET_DYN,
+    ET_EXEC,
+    ET_REL,
+    PT_DYNAMIC,
+    PT_GNU_RELRO,
+    PT_INTERP,
+    PT_LOAD,
+    Elf,
+    Ph,
+)
 
 M, K = 1 << 20, 1 << 10
 NOW = policy("linux-6.18")
@@ -100,6 +112,24 @@ def test_a_program_for_another_machine_is_refused_with_the_reason() -> None:
     assert found.findings
 
 
+def test_without_its_interpreter_a_program_is_still_placed() -> None:
+    """A program for another system lies where it would lie there; that it cannot run here is a finding."""
+    image = program(interpreter=True, align=2 * M)
+    found = predict(image, None, NOW, missing="No such file or directory")
+    assert (found.bias, found.entropy) == (predict(image, LOADER, NOW).bias, 19)
+    assert "/lib/ld.so is not here (No such file or directory)" in found.findings[0].message
+    assert found.space is not None
+    assert "/lib/ld.so" not in {vma.name for vma in found.space}
+
+
+@pytest.mark.parametrize(("type", "words"), [(ET_REL, "an object file"), (ET_CORE, "a core file")])
+def test_what_no_kernel_maps(type: int, words: str) -> None:
+    """Object and core files are read, and said to be what they are."""
+    found = predict(program(type=type), None, NOW)
+    assert words in found.refusal
+    assert (found.space, found.mapped, found.runs) == (None, (), ())
+
+
 def test_entropy_is_what_alignment_leaves() -> None:
     """2 MiB on 4 KiB pages takes 9 of 28 bits; ET_EXEC has none."""
     bits = {name: predict(image, LOADER if image.interpreter else None, NOW).entropy for name, image in (
@@ -134,7 +164,9 @@ def test_other_page_sizes_are_for_machines_that_have_them() -> None:
 
 def test_gaps_are_the_c_library_s() -> None:
     """glibc protects them, musl leaves them readable, bionic covers them."""
-    said = [Finding("gaps", "cost", 192, "Gaps between its segments, 1 of 4 KiB together: under glibc, each is ...", "")]
+    said = [
+        Finding("gaps", "cost", 192, "Gaps between its segments, 1 of 4 KiB together: under glibc, each is ...", "")
+    ]
     for libc, words in (("glibc-2.36", "glibc"), ("musl", "readable"), ("bionic", None)):
         found = list(under(said, NOW.with_options(libc=libc), static=False))
         assert [str(words) in finding.message for finding in found] == ([] if words is None else [True])

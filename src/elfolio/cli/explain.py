@@ -170,8 +170,9 @@ def _predict(found: "Opened", policy: "Policy") -> "Prediction":
     try:
         with opened(image.interpreter) as loader:
             return predict(image, loader.image, policy, host, file=found.file, interpreter_file=loader.file)
-    except (OSError, ElfError):
-        return predict(image, None, policy, host, file=found.file)
+    except (OSError, ElfError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return predict(image, None, policy, host, file=found.file, missing=str(why))
 
 
 def _host(policy: "Policy", image: "ElfImage") -> "Host | None":

@@ -72,7 +72,8 @@ def execve(
     file: OpenFile | None = None,
     interpreter_file: OpenFile | None = None,
 ) -> Execution:
-    """Has the program mapped. `interpreter` is the file that PT_INTERP names; None where there is none. The files'
+    """Has the program mapped. `interpreter` is the file that PT_INTERP names; None where it names none, and where the
+    file is not to be had: then what is said of the program still holds, and its interpreter is missing. The files'
     names in maps are those of `file` and `interpreter_file`, else the images' names. Raises ExecError."""
     check_program(image, policy)
     if interpreter is not None:
@@ -227,7 +228,7 @@ class _Exec:
 
     def _brk(self, bias: int) -> int:
         """Where the heap begins; it has no mapping before the first brk(2)."""
-        static_pie = self.image.header.type == ET_DYN and self.interpreter is None
+        static_pie = self.image.header.type == ET_DYN and self.image.interpreter is None
         if static_pie and self.policy["static_pie_brk_moved"]:
             return round_up(self.host.et_dyn_base, self.policy.page_size)
         return round_up(self.program.brk_end(bias), self.policy.page_size)
@@ -246,7 +247,7 @@ class _Exec:
     def _load_dyn(self) -> int:
         """ET_DYN, at ELF_ET_DYN_BASE with an interpreter, else wherever a mapping without address is placed."""
         policy, program = self.policy, self.program
-        static = self.interpreter is None
+        static = self.image.interpreter is None
         self.alignment = base_alignment(self.image, policy, static=static)
         if not program.total:
             raise MapError(errno.EINVAL, "no PT_LOAD, or none with a size")

@@ -7,7 +7,7 @@ and for each block of them whether it can be a huge mapping.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_EXEC, PF_W
+from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_CORE, ET_EXEC, ET_REL, PF_W
 from elfolio.elf.image import ElfImage, Segment
 from elfolio.kernel.advice import advice, under
 from elfolio.kernel.blocks import Block, Obstacle, block_sizes, blocks
@@ -77,12 +77,14 @@ def predict(
     file: OpenFile | None = None,
     interpreter_file: OpenFile | None = None,
     open_for_writing: bool = False,
+    missing: str = "",
 ) -> Prediction:
-    """All that is known without running it. The files' names in maps are the OpenFiles', else the images'."""
+    """All that is known without running it. The files' names in maps are the OpenFiles', else the images'. `missing`
+    says why there is no interpreter, where the file names one: the rest holds without it."""
     file = file or OpenFile(image.name)
     layout = Layout(image, policy.page_size)
-    execution, refusal = None, ""
-    if is_program(image):
+    execution, refusal = None, _UNMAPPED.get(image.header.type, "")
+    if not refusal and is_program(image):
         try:
             execution = execve(image, interpreter, policy, host, file=file, interpreter_file=interpreter_file)
         except ExecError as error:
@@ -101,8 +103,20 @@ def predict(
         refusal=refusal,
         mapped=mapped,
         runs=runs,
-        findings=_findings(image, policy, execution, runs),
+        findings=ranked([*_findings(image, policy, execution, runs), *_missing(image, missing)]),
     )
+
+
+_UNMAPPED = {
+    ET_REL: "an object file, which nothing maps before it is linked",
+    ET_CORE: "a core file, which nothing maps but a debugger",
+}
+
+
+def _missing(image: ElfImage, why: str) -> Iterator[Finding]:
+    if why:
+        text = f"Its interpreter {image.interpreter} is not here ({why}): execve fails with that. What is shown is the"
+        yield Finding("no-interpreter", "warning", 0, f"{text} program alone.", "install the C library that it is for")
 
 
 def _after_linking(image: ElfImage, policy: Policy, execution: Execution | None, file: OpenFile) -> tuple[Vma, ...]:

@@ -115,7 +115,7 @@ def _under(under: Under, report: Report, width: int, ink: Ink) -> Iterator[str]:
 def bias_sentence(under: Under) -> str:
     """Where it lies, and how random that is."""
     if under["refusal"]:
-        return f"It is not executed: {under['refusal']}."
+        return f"It is not mapped: {under['refusal']}."
     if not under["placed"]:
         return "A shared object: where it lies is decided when it is loaded; addresses are from its base."
     bits = under["random_bits"]
