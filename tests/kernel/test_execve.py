@@ -126,20 +126,20 @@ def test_zero_length_segments_map_nothing(name: str) -> None:
 
 
 def test_a_segment_of_zeroes_only() -> None:
-    """Where p_filesz is 0 there is only anonymous memory; before 6.6 also a page of the file, if the address is none of
+    """Where p_filesz is 0 there is only anonymous memory; before 6.7 also a page of the file, if the address is none of
     a page's start, and the heap begins behind it."""
     found = image(load(0, 0x1000), load(0x3010, 0, RW, memsz=0x2000, offset=0x10))
-    new, old = run(found, policy("linux-6.6")), run(found, OLD)
+    new, old = run(found, policy("linux-6.7")), run(found, OLD)
     assert lines(new.space)[1] == "555555557000-55555555a000 rw-p 0 "
     assert lines(old.space)[1:3] == ["555555557000-555555558000 rw-p 0 /a", "555555558000-55555555a000 rw-p 0 [heap]"]
     assert new.space.start_brk == old.space.start_brk == 0x55555555A000
 
 
-def test_the_zero_fill_before_6_6_is_one_for_all() -> None:
-    """Two segments with zero fill: each has its own from 6.6; before, a later segment's is what lies between the
+def test_the_zero_fill_before_6_7_is_one_for_all() -> None:
+    """Two segments with zero fill: each has its own from 6.7; before, a later segment's is what lies between the
     highest end in the file and the highest in memory."""
     found = image(load(0, 0x800, RW, memsz=0x2000), load(0x3000, 0x800, RW, memsz=0x2000, offset=0x1000))
-    for rules in (policy("linux-6.6"), OLD):
+    for rules in (policy("linux-6.7"), OLD):
         assert [line.split(" ")[0] for line in lines(run(found, rules).space)[:4]] == [
             "555555554000-555555555000",
             "555555555000-555555556000",
@@ -147,7 +147,7 @@ def test_the_zero_fill_before_6_6_is_one_for_all() -> None:
             "555555558000-555555559000",
         ]
     inner = image(load(0, 0x800, RW, memsz=0x6000), load(0x3000, 0x800, RW, memsz=0x800, offset=0x1000))
-    assert "555555558000-55555555a000 rw-p 0 " in lines(run(inner, policy("linux-6.6")).space)
+    assert "555555558000-55555555a000 rw-p 0 " in lines(run(inner, policy("linux-6.7")).space)
     assert "555555558000-55555555a000 rw-p 0 [heap]" in lines(run(inner, OLD).space)
 
 

@@ -39,6 +39,25 @@ def test_a_recorded_machine(roots: tuple[Path, Path]) -> None:
     assert (rules.version, rules.mmap_rnd_bits, rules.thp) == ((6, 1, 0), 32, "always")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "version"),
+    [
+        (
+            "version",
+            "Linux version 6.1.0-37-amd64 (gcc-12 (Debian 12.2.0-14)) #1 SMP Debian 6.1.140-1 (x)",
+            (6, 1, 140),
+        ),
+        ("version", "Linux version 6.1.0-37-amd64 (x@y) #1 SMP Debian 6.12.1-1", (6, 1, 0)),
+        ("version_signature", "Ubuntu 6.1.0-91.101-generic 6.1.131", (6, 1, 131)),
+    ],
+)
+def test_a_distributions_true_version(roots: tuple[Path, Path], name: str, text: str, version: tuple[int, ...]) -> None:
+    """Where the release leaves out the point release, the build string or the signature says it: backports depend on
+    it."""
+    (roots[0] / name).write_text(text + "\n")
+    assert policy_here(proc=roots[0], sys=roots[1]).version == version
+
+
 def test_trees_that_say_nothing(tmp_path: Path) -> None:
     """Where the files are missing, there are defaults and no error."""
     rules = policy_here(proc=tmp_path, sys=tmp_path)

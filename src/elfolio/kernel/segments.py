@@ -1,6 +1,6 @@
 """kernel.segments: PT_LOAD segments become mappings. In: ElfImage, a working copy. Out: mappings in it, the load bias.
 
-elf_map and elf_load of fs/binfmt_elf.c, and what stood in their place before 6.6 (the switch elf_load). Segments are
+elf_map and elf_load of fs/binfmt_elf.c, and what stood in their place before 6.7 (the switch elf_load). Segments are
 taken in the order of the program-header table, which need not be that of their addresses.
 """
 
@@ -114,7 +114,8 @@ class Loader:
         if segment.filesz:
             at = self._map(address, segment, total, fixed=fixed, replaces=replaces)
             zero = at + within + segment.filesz
-            if segment.memsz > segment.filesz and not self._clear(zero) and segment.flags & PF_W:
+            cleared = segment.memsz <= segment.filesz or self._clear(zero)
+            if not cleared and segment.flags & PF_W and self.policy["padzero_reported"]:
                 raise MapError(errno.EFAULT, "the page where zeroes begin is not in the file")
         if segment.memsz > segment.filesz:
             start, end = round_up(zero, self.page), round_up(at + within + segment.memsz, self.page)
@@ -160,7 +161,7 @@ class Loader:
 
 
 class _Bss:
-    """Before 6.6: what lies between the highest p_filesz end and the highest p_memsz end is one area."""
+    """Before 6.7: what lies between the highest p_filesz end and the highest p_memsz end is one area."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader

@@ -30,7 +30,7 @@ def policy_here(path: str | None = None, *, proc: str | Path = "/proc", sys: str
     release = _text(proc / "sys/kernel/osrelease") or os.uname().release
     policy = Policy(
         f"linux-{release}",
-        _version(release),
+        _true_version(proc, release),
         os.uname().machine,
         os.sysconf("SC_PAGE_SIZE"),
         mmap_rnd_bits=int(_text(proc / "sys/vm/mmap_rnd_bits") or 28),
@@ -88,6 +88,15 @@ def _text(path: Path) -> str:
 def _version(release: str) -> Version:
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
     return tuple(int(part) for part in found.groups("0")) if found else (0,)
+
+
+def _true_version(proc: Path, release: str) -> Version:
+    """Distributions' releases leave out the point release (6.1.0-37-amd64), and say it elsewhere: Debian in its build
+    string, Ubuntu in a file of its own."""
+    said = re.findall(r"Debian (\d+\.\d+\.\d+)", _text(proc / "version"))  # of the compiler, and of the kernel
+    said += re.findall(r"(\d+\.\d+\.\d+)$", _text(proc / "version_signature"))
+    told = _version(release)
+    return next((version for version in map(_version, said) if version[:2] == told[:2]), told)
 
 
 def _chosen(text: str) -> str:
