@@ -98,6 +98,21 @@ def test_processes_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert told[-1] == (200, 200, 133)
 
 
+def test_no_batch_is_lost_or_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty times over, three processes that are hardly started when all is done give each batch once."""
+    monkeypatch.setattr(tree, "BATCH", 16)
+    many(tmp_path)
+    batches = list_files([str(tmp_path)]).batches
+    for _ in range(60):
+        found = [row.path for examined in pool.in_processes(batches, 3) for row in examined.rows]
+        assert (len(found), len(set(found))) == (133, 133)
+
+
+def test_more_batches_than_a_pipe_holds_numbers() -> None:
+    """Batches are taken in larger shares where there are very many."""
+    assert sum(examined.files for examined in pool.in_processes([[]] * 5_000 + [[("/", ["etc"])]], 2)) == 1
+
+
 def deadly(batch: Batch) -> Examined:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError(batch)

@@ -6,16 +6,14 @@ ELF file, the section table's end for where a linker signs. No value is made tha
 
 import mmap
 import os
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from elfolio.elf import constants as c
 from elfolio.elf.head import RawHead, raw_head
-from elfolio.elf.linker import SIGNED, Fingerprint, identify
 from elfolio.errors import ElfError
 from elfolio.layout.summary import summarise
 from elfolio.survey.rows import Problem, Row
+from elfolio.survey.signature import linker_of
 
 __all__ = ["Batch", "Examined", "examine"]
 
@@ -23,13 +21,6 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """What was a regular file a moment ago may be a fifo or a link now."""
 HEAD = 4096
 """Bytes read first: linkers put program headers right behind the header, 72 of them fit."""
-_BEFORE = 2048
-"""Bytes read before the section table: GNU ld and gold put the section names there."""
-_USUAL = 64
-"""Program headers that tell a linker; nobody has more but to fill the memory of whoever remembers them."""
-_NAMES, _SIGNATURE = 1 << 20, 4096
-_KEYS = tuple((name, name.encode() + b"\0") for name in SIGNED)
-
 MACHINES = {
     **{c.EM_X86_64: "x86-64", c.EM_AARCH64: "aarch64", c.EM_386: "i386", c.EM_ARM: "arm", c.EM_RISCV: "riscv"},
     **{c.EM_PPC64: "ppc64", c.EM_S390: "s390", c.EM_LOONGARCH: "loongarch"},
@@ -92,7 +83,7 @@ def _row(fd: int, data: bytes, path: str) -> Row:
     size = facts.st_size
     raw = _head(fd, data, size)
     form, fields, rows, _ = raw
-    made = _linker(fd, raw, size)
+    made = linker_of(fd, raw, size)
     return Row(
         path, size, facts.st_nlink, facts.st_dev, facts.st_ino, _kind(fd, raw, size), form.bits, form.byteorder,
         MACHINES.get(fields[1]) or str(fields[1]), made.linker, made.version, made.confidence,
@@ -130,53 +121,3 @@ def _kind(fd: int, raw: RawHead, size: int) -> str:
         if tag == c.DT_FLAGS_1:
             return "pie" if value & c.DF_1_PIE else "shared"
     return "shared"
-
-
-def _linker(fd: int, raw: RawHead, size: int) -> Fingerprint:
-    types = tuple([row[0] for row in raw.rows[:_USUAL]])
-    if raw.fields[0] not in (c.ET_EXEC, c.ET_DYN):
-        return _identify(raw.fields[0], types, (), ())
-    table = _table(fd, raw, size)
-    if table is None:
-        return _identify(raw.fields[0], types, (), ())
-    sections, names = table
-    signed = tuple([(name, _contents(fd, size, sections, names, key)) for name, key in _KEYS if key in names])
-    made = _identify(raw.fields[0], types, (), signed)
-    if made.confidence == "certain" or (made.confidence == "likely" and made.version is None):
-        return made
-    ordered = tuple([names[row[0] : names.find(b"\0", row[0])].decode("utf-8", "replace") for row in sections])
-    return _identify(raw.fields[0], types, ordered, signed)
-
-
-def _table(fd: int, raw: RawHead, size: int) -> tuple[list[tuple[Any, ...]], bytes] | None:
-    """The section headers and their names; None where there are none, or they lie outside of the file."""
-    fields, form = raw.fields, raw.form
-    at, count, index = fields[5], fields[11], fields[12]
-    each = form.section.size
-    end = at + count * each
-    if not at or fields[10] != each or index >= count or end > size:
-        return None
-    start = max(0, at - _BEFORE)
-    window = os.pread(fd, end - start, start)
-    if len(window) != end - start:
-        return None
-    sections = list(form.section.iter_unpack(window[at - start :]))
-    offset, length = sections[index][4], min(sections[index][5], _NAMES)
-    if start <= offset and offset + length <= end:
-        return sections, window[offset - start : offset - start + length]
-    return None if offset + length > size else (sections, os.pread(fd, length, offset))
-
-
-def _contents(fd: int, size: int, sections: Sequence[tuple[Any, ...]], names: bytes, key: bytes) -> bytes:
-    """The first bytes of the section of this name."""
-    for row in sections:
-        if names.startswith(key, row[0]) and row[4] < size:
-            return os.pread(fd, min(row[5], _SIGNATURE), row[4])
-    return b""
-
-
-@lru_cache(maxsize=4096)
-def _identify(
-    e_type: int, types: tuple[int, ...], names: tuple[str, ...], signed: tuple[tuple[str, bytes], ...]
-) -> Fingerprint:
-    return identify(e_type, types, names, dict(signed))

@@ -1,9 +1,9 @@
 """survey.pool: batches shared among processes of this machine. In: batches. Out: what came of each; or WorkersLost.
 
-The processes are forked with the batches in their memory, and take the next one's number from a file whose offset they
-share: the kernel moves it under a lock (struct file's f_pos_lock), so that no number is read twice. What a process
-finds it writes to a pipe of its own. So nothing has to be started, sent or kept in step, and when this process dies the
-others fail at their next write.
+The processes are forked with the batches in their memory, and take the next one's number from a pipe that was filled
+before: reads of a pipe exclude each other. (Reads of a memfd through one shared offset do not: 66 of 1,500 runs had a
+number read twice.) What a process finds it writes to a pipe of its own. So nothing has to be started, sent or kept in
+step, and when this process dies the others fail at their next write.
 """
 
 import os
@@ -13,13 +13,16 @@ import signal
 import struct
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 from elfolio.survey.examine import Batch, Examined, examine
 
 __all__ = ["WorkersLost", "in_processes"]
 
-_NUMBER = struct.Struct("=q")
+_NUMBER = struct.Struct("=I")
+_SHARES = 1024
+"""Numbers that any pipe holds: where a user has many pipes open, the next ones have a page only (pipe(7))."""
 
 
 class WorkersLost(OSError):
@@ -28,13 +31,13 @@ class WorkersLost(OSError):
 
 def in_processes(batches: list[Batch], count: int) -> Iterator[Examined]:
     """What came of each batch, as it comes. Raises WorkersLost where a process ends before its work."""
-    numbers = os.memfd_create("elfolio-survey", os.MFD_CLOEXEC)
-    os.write(numbers, b"".join(map(_NUMBER.pack, range(len(batches)))))
-    os.lseek(numbers, 0, os.SEEK_SET)
+    size = -(-len(batches) // _SHARES)
+    shares = [batches[at : at + size] for at in range(0, len(batches), size)]
+    numbers = _filled(len(shares))
     workers: dict[int, BinaryIO] = {}
     try:
         for _ in range(count):
-            pid, pipe = _start(batches, numbers)
+            pid, pipe = _start(shares, numbers)
             workers[pid] = pipe
         left = len(batches)
         for examined in _results(list(workers.values())):
@@ -46,11 +49,20 @@ def in_processes(batches: list[Batch], count: int) -> Iterator[Examined]:
         os.close(numbers)
         for pid, pipe in workers.items():
             pipe.close()
-            os.kill(pid, signal.SIGKILL)  # one that is done is a zombie, and does not mind
-            os.waitpid(pid, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # where SIGCHLD is ignored, nobody is left to reap
+                os.kill(pid, signal.SIGKILL)  # one that is done is a zombie, and does not mind
+                os.waitpid(pid, 0)
 
 
-def _start(batches: list[Batch], numbers: int) -> tuple[int, BinaryIO]:
+def _filled(count: int) -> int:
+    """The end to read from of a pipe with the numbers below `count`, and nothing behind them."""
+    reading, writing = os.pipe()
+    os.write(writing, b"".join(map(_NUMBER.pack, range(count))))
+    os.close(writing)
+    return reading
+
+
+def _start(shares: list[list[Batch]], numbers: int) -> tuple[int, BinaryIO]:
     """A process at work, and the end of its pipe to read from."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -62,8 +74,9 @@ def _start(batches: list[Batch], numbers: int) -> tuple[int, BinaryIO]:
         os.close(reading)
         with os.fdopen(writing, "wb") as out:
             while raw := os.read(numbers, _NUMBER.size):
-                pickle.dump(examine(batches[_NUMBER.unpack(raw)[0]]), out, pickle.HIGHEST_PROTOCOL)
-                out.flush()
+                for batch in shares[_NUMBER.unpack(raw)[0]]:
+                    pickle.dump(examine(batch), out, pickle.HIGHEST_PROTOCOL)
+                    out.flush()
         status = 0
     except BrokenPipeError:
         pass  # who asked is gone
