@@ -27,7 +27,7 @@ static void on_fault(int signal)
     siglongjmp(faulted, 1);
 }
 
-/* Every page of a range, read or written with its own content; where it would wrap round, up to the end. */
+/* Every page of a range, read, or written with its own content in one access; where it would wrap round, to the end. */
 static int64_t touch(uint64_t start, uint64_t length, int write)
 {
     if (sigsetjmp(faulted, 1))
@@ -35,9 +35,10 @@ static int64_t touch(uint64_t start, uint64_t length, int write)
     volatile uint64_t at = start & ~(page - 1);
     for (uint64_t left = ((start & (page - 1)) + length + page - 1) / page; left; left--, at += page) {
         volatile unsigned char *byte = (volatile unsigned char *)at;
-        unsigned char was = *byte;
         if (write)
-            *byte = was;
+            __atomic_fetch_or(byte, 0, __ATOMIC_SEQ_CST);
+        else
+            (void)*byte;
     }
     return 0;
 }

@@ -46,7 +46,7 @@ from elfolio.kernel.policy import Policy, policy
 from elfolio.kernel.space import AddressSpace, OpenFile
 from elfolio.live.maps import read_smaps
 
-__all__ = ["Live", "Shown", "build_driver", "host_policy", "shown_model", "twin"]
+__all__ = ["FILL", "SAME", "UFFD_OPEN", "Live", "Shown", "build_driver", "host_policy", "shown_model", "twin"]
 
 _NAMES = "mmap mprotect munmap brk mremap madvise mlock munlock mlockall munlockall prctl mlock2 mseal close"
 _NUMBERS = {
@@ -54,7 +54,7 @@ _NUMBERS = {
     "aarch64": (222, 226, 215, 214, 216, 233, 228, 229, 230, 231, 167, 284, 462, 57),
 }
 _CALLS = dict(zip(_NAMES.split(), _NUMBERS[os.uname().machine], strict=True))
-_TOUCH, _FORK, _UFFD_OPEN, _UFFD_REGISTER, _UFFD_UNREGISTER, _FILL, _SAME = range(1000, 1007)
+_TOUCH, _FORK, UFFD_OPEN, _UFFD_REGISTER, _UFFD_UNREGISTER, FILL, SAME = range(1000, 1007)
 _SIGNED = 1 << 64
 _BUILT_MINIMUM = 65536 if os.uname().machine == "x86_64" else 32768
 """CONFIG_LSM_MMAP_MIN_ADDR as distributions set it."""
@@ -178,7 +178,7 @@ class Live:
 
     def _uffd(self, number: int) -> int:
         if number not in self.uffds:
-            made = self.call(_UFFD_OPEN)
+            made = self.call(UFFD_OPEN)
             if made < 0:
                 pytest.skip(f"no userfaultfd here: errno {-made}")
             self.uffds[number] = made

@@ -13,19 +13,13 @@ from hypothesis import strategies as st
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.model import apply
 from elfolio.kernel.space import OpenFile
-from tests.kernel.oracle import Live, build_driver, open_file, shown_model, twin
+from tests.kernel.oracle import Live, open_file, shown_model, twin
 from tests.kernel.sequences import ARENA, KINDS, PAGES, Step, resolve
 
 pytestmark = pytest.mark.skipif(os.sysconf("SC_PAGESIZE") != 4096, reason="the sequences count in pages of 4 KiB")
 
 _DEEPEST = 4
 """Of forks in a sequence: each leaves a process that waits."""
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program that does the operations."""
-    return build_driver(tmp_path_factory.mktemp("mm_driver"))
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +45,11 @@ def _file_system(path: Path) -> str:
     return next(mounts[str(folder)] for folder in (path, *path.parents) if str(folder) in mounts)
 
 
-def _run(driver: Path, files: dict[Mappable, int], steps: Sequence[Step], done: Counter[str]) -> None:
+def _run(mm_driver: Path, files: dict[Mappable, int], steps: Sequence[Step], done: Counter[str]) -> None:
     order = tuple(files)
     log = []
     forks = 0
-    with Live(driver, files) as live:
+    with Live(mm_driver, files) as live:
         mm = twin(live)
         assert live.shown() == shown_model(mm)
         for step in steps:
@@ -86,32 +80,32 @@ _steps = st.lists(
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(steps=_steps)
-def test_short_sequences_agree(driver: Path, files: dict[Mappable, int], steps: list[Step]) -> None:
+def test_short_sequences_agree(mm_driver: Path, files: dict[Mappable, int], steps: list[Step]) -> None:
     """After every operation of any short sequence, the model's mappings, flags and results are the kernel's."""
-    _run(driver, files, steps, Counter())
+    _run(mm_driver, files, steps, Counter())
 
 
-def test_long_sequences_agree(driver: Path, files: dict[Mappable, int]) -> None:
+def test_long_sequences_agree(mm_driver: Path, files: dict[Mappable, int]) -> None:
     """5,000 operations, all kinds, in sequences of 250: the model's mappings, flags and results are the kernel's."""
-    done = _random(driver, files, 5000, 250)
+    done = _random(mm_driver, files, 5000, 250)
     assert done.total() >= 4000
 
 
 @pytest.mark.slow
-def test_very_many_operations_agree(driver: Path, files: dict[Mappable, int]) -> None:
+def test_very_many_operations_agree(mm_driver: Path, files: dict[Mappable, int]) -> None:
     """100,000 operations without a difference, no kind below a hundredth of them but those that end a process."""
-    done = _random(driver, files, 110_000, 300)
+    done = _random(mm_driver, files, 110_000, 300)
     assert done.total() >= 100_000
     for kind in set(KINDS) - {"fork"}:
         assert done[kind] * 200 > done.total(), (kind, done)
 
 
-def _random(driver: Path, files: dict[Mappable, int], operations: int, length: int) -> Counter[str]:
+def _random(mm_driver: Path, files: dict[Mappable, int], operations: int, length: int) -> Counter[str]:
     done: Counter[str] = Counter()
     for seed in range(operations // length):
         source = random.Random(seed)
         steps = [_step(source) for _ in range(length)]
-        _run(driver, files, steps, done)
+        _run(mm_driver, files, steps, done)
     return done
 
 

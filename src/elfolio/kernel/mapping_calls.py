@@ -34,7 +34,7 @@ from elfolio.kernel.placement import guarded_start, place
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.vmflags import VmFlags
 
-__all__ = ["brk", "deny_write_exec", "enough_memory", "may_lock", "mmap", "munmap"]
+__all__ = ["brk", "deny_write_exec", "enough_memory", "may_lock", "mmap", "munmap", "region"]
 
 _READ, _WRITE, _EXEC = int(VmFlags.READ), int(VmFlags.WRITE), int(VmFlags.EXEC)
 _SHARED, _MAYSHARE = int(VmFlags.SHARED), int(VmFlags.MAYSHARE)
@@ -117,7 +117,7 @@ def mmap(mm: Mm, op: Mmap) -> int:
         return vm
     if flags & MAP_NORESERVE and mm.limits.overcommit != 2:
         vm |= _NORESERVE
-    error = _region(mm, address, address + length, vm, file, offset)
+    error = region(mm, address, address + length, vm, file, offset)
     if error:
         return error
     if vm & _LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
@@ -135,14 +135,15 @@ def _huge_pages(mm: Mm, op: Mmap) -> int:
     length = -(-op.length // size) * size & (1 << 64) - 1
     if not length or length > mm.host.task_size or mm.areas.count > mm.limits.max_map_count:
         return -ENOMEM
+    denied = -EACCES if deny_write_exec(mm, op.prot, op.prot) else -ENOMEM
     if not fixed:
-        return -ENOMEM
+        return denied
     at = place(mm, op.address, length, MAP_FIXED, None, 0)
     if at < 0:
         return at
     if op.flags & MAP_FIXED_NOREPLACE and mm.areas.crossing(at, at + length) is not None:
         return -EEXIST
-    return mm.unmap(at, at + length) or -ENOMEM
+    return denied if denied == -EACCES else mm.unmap(at, at + length) or -ENOMEM
 
 
 def _from_map(mm: Mm, flags: int) -> int:
@@ -189,7 +190,7 @@ def _file_kind(file: Mappable, flags: int, prot: int, vm: int) -> int:
     return -EINVAL if vm & _GROWSDOWN else vm
 
 
-def _region(mm: Mm, start: int, end: int, vm: int, file: Mappable | None, offset: int) -> int:
+def region(mm: Mm, start: int, end: int, vm: int, file: Mappable | None, offset: int) -> int:
     """mmap_region: what is there goes, and a neighbour grows, or a new area is made. 0 or -errno."""
     if mm.mdwe and deny_write_exec(mm, vm, vm):
         return -EACCES

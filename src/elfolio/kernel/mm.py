@@ -22,6 +22,7 @@ from elfolio.span import FileOffset, MappedAddress
 
 __all__ = ["Limits", "Mm"]
 
+_GROWSDOWN = int(VmFlags.GROWSDOWN)
 _LOCKED = int(VmFlags.LOCKED)
 _LOCKED_MASK = int(VmFlags.LOCKED | VmFlags.LOCKONFAULT)
 _SEALED = int(VmFlags.SEALED)
@@ -193,7 +194,7 @@ class Mm:
                 else:
                     end = after.end
                     target.flags |= after.flags & self.rules.sticky
-                    self._inherit(target, after)
+                    self.inherit(target, after)
                     self.areas.remove(after)
             self.areas.move_end(target, end)
         elif into_right:
@@ -203,7 +204,7 @@ class Mm:
         if target is None:
             return None
         if new.copied is not None and self.rules.copied_from:
-            self._inherit(target, new.copied)
+            self.inherit(target, new.copied)
         target.flags |= new.flags & self.rules.sticky
         self.merged += 1
         return target
@@ -211,7 +212,7 @@ class Mm:
     def modify(self, area: Area, start: int, end: int, new: Given) -> Area | int:
         """vma_modify: a part of an area is about to become what `new` says, without its flags being set: the area
         that the part now is (a neighbour that swallowed it, or what splits left of it), or -errno."""
-        merged = self._merge_existing(area, start, end, new)
+        merged = self.merge_existing(area, start, end, new)
         if merged is not None:
             return merged
         if area.start < start:
@@ -251,7 +252,8 @@ class Mm:
             made.flags = flags | made.flags & self.rules.sticky
         return made
 
-    def _merge_existing(self, area: Area, start: int, end: int, new: Given) -> Area | None:
+    def merge_existing(self, area: Area, start: int, end: int, new: Given) -> Area | None:
+        """vma_merge_existing_range: the neighbour that took a part of an area over, or None."""
         left_side, right_side = start == area.start, end == area.end
         if new.flags & VM_SPECIAL or not (left_side or right_side):
             return None
@@ -283,7 +285,7 @@ class Mm:
             return before
         assert after is not None
         after.flags |= new.flags & self.rules.sticky
-        self._inherit(after, area)
+        self.inherit(after, area)
         if whole:
             self.areas.remove(area)
         else:
@@ -296,12 +298,12 @@ class Mm:
         before.flags |= area.flags & sticky
         if after is not None:
             before.flags |= after.flags & sticky
-            self._inherit(before, after if after.anon_vma is not None else area)
+            self.inherit(before, after if after.anon_vma is not None else area)
             end = after.end
             self.areas.remove(area)
             self.areas.remove(after)
         else:
-            self._inherit(before, area)
+            self.inherit(before, area)
             if whole:
                 self.areas.remove(area)
             else:
@@ -317,7 +319,7 @@ class Mm:
         area.anon_offset -= by
         self.areas.move_start(area, start)
 
-    def _inherit(self, target: Area, source: Area) -> None:
+    def inherit(self, target: Area, source: Area) -> None:
         """dup_anon_vma: who had none takes over the other's."""
         if target.anon_vma is None and source.anon_vma is not None:
             target.anon_vma, target.chain = source.anon_vma, source.chain
@@ -391,7 +393,16 @@ class Mm:
 
         heir = self._heir()
         heir.merge_any = self.merge_any and bool(self.policy["ksm_merge_any_exec"])
-        return adopt(heir, space)
+        adopt(heir, space)
+        if heir.merge_any:
+            # The stack is made before the program's own mappings, and the vdso by itself: neither is marked.
+            from elfolio.kernel.ksm import marked
+
+            for area in heir.areas:
+                if not area.flags & _GROWSDOWN and area.special is None:
+                    area.flags = marked(heir, area.flags, area.file)
+        heir.watchers = tuple(watcher.forked(self, heir) for watcher in self.watchers)
+        return heir
 
     def _heir(self) -> "Mm":
         heir = Mm(self.policy, replace(self.host), self.limits)

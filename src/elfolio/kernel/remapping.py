@@ -18,13 +18,14 @@ from elfolio.kernel.placement import place
 from elfolio.kernel.userfault import forget
 from elfolio.kernel.vmflags import VmFlags
 
-__all__ = ["mremap"]
+__all__ = ["copy_area", "mremap"]
 
 _SEALED = int(VmFlags.SEALED)
 _LOCKED, _LOCKED_MASK = int(VmFlags.LOCKED), int(VmFlags.LOCKED | VmFlags.LOCKONFAULT)
 _ANY_SHARED, _MAYSHARE = int(VmFlags.SHARED | VmFlags.MAYSHARE), int(VmFlags.MAYSHARE)
 _STAYS = int(VmFlags.DONTEXPAND | VmFlags.PFNMAP)
 _ACCOUNT = int(VmFlags.ACCOUNT)
+_WORD = (1 << 64) - 1
 _KNOWN = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
 
 
@@ -58,7 +59,8 @@ def _new_address_is_right(mm: Mm, address: int, old: int, new: int, flags: int, 
         return False
     if flags & MREMAP_DONTUNMAP and old != new:
         return False
-    return not (address + old > new_address and new_address + new > address)
+    # The kernel adds in 64 bits: an end that wraps round overlaps nothing.
+    return not (address + old & _WORD > new_address and new_address + new > address)
 
 
 def _at(mm: Mm, address: int) -> Area | None:
@@ -91,7 +93,8 @@ def _move_all(mm: Mm, start: int, length: int, flags: int, new_address: int) -> 
             result = moved
         first = False
         target = moved + size
-        area = mm.areas.find(last_end)
+        # What a copy that touches its source merged into lies behind already.
+        area = mm.areas.find(last_end) if last_end < end else None
     return result
 
 
@@ -189,7 +192,7 @@ def _move_to(mm: Mm, address: int, old: int, new: int, flags: int, new_address: 
         if error:
             return error
     if old > new:
-        if address + old > mm.host.task_size:
+        if old - new > mm.host.task_size - address - new:
             return -EINVAL
         error = mm.unmap(address + new, address + old)
         if error:
@@ -244,7 +247,7 @@ def _cut_out(mm: Mm, area: Area, start: int, end: int) -> Area:
 def _move(mm: Mm, area: Area, address: int, old: int, new: int, flags: int, at: int) -> int:
     keep = bool(flags & MREMAP_DONTUNMAP)
     locked = area.flags & _LOCKED
-    target = _copy(mm, area, address, new, at, keep=keep)
+    target = copy_area(mm, area, address, new, at, keep=keep)
     # A copy that touches its unfaulted source may have swallowed it.
     source = area if area.start <= address < area.end and mm.areas.find(address) is area else target
     for watcher in mm.watchers:
@@ -268,7 +271,7 @@ def _move(mm: Mm, area: Area, address: int, old: int, new: int, flags: int, at: 
     return at
 
 
-def _copy(mm: Mm, area: Area, address: int, size: int, at: int, *, keep: bool) -> Area:
+def copy_area(mm: Mm, area: Area, address: int, size: int, at: int, *, keep: bool) -> Area:
     """copy_vma: the area at the new place, merged into a neighbour or by itself."""
     by = address - area.start
     offset, anon_offset = area.offset + by, area.anon_offset + by
