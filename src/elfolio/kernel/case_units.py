@@ -1,4 +1,4 @@
-"""kernel.case_units: merging cases with VMAs given one by one. In: operations, what they should give. Out: what differs.
+"""kernel.case_units: merging cases with VMAs given one by one. In: operations, what is expected. Out: what differs.
 
 Cases of the kind vma_unit do not go through system calls: they make VMAs and ask single steps of merging (the functions
 that mm/vma.c exports to its unit tests).
@@ -12,7 +12,7 @@ from elfolio.kernel.anon import AnonVma
 from elfolio.kernel.areas import Area
 from elfolio.kernel.case_host import Undecidable
 from elfolio.kernel.mapping_calls import region
-from elfolio.kernel.merging import Given
+from elfolio.kernel.merging import Given, given
 from elfolio.kernel.mm import Mm
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.remapping import copy_area
@@ -60,19 +60,7 @@ class _Unit:
         start, end = _number(op["start"]), _number(op["end"])
         if area is not None:
             offset = area.offset + start - area.start
-            return Given(
-                start,
-                end,
-                _flags(op),
-                offset,
-                area.file,
-                0,
-                area.anon_vma,
-                area.uffd,
-                area.anon_name,
-                area.closes,
-                area,
-            )
+            return given(area)._replace(start=start, end=end, flags=_flags(op), offset=offset)
         anon_vma = self.anon_vma(op.get("anon_vma"))
         return Given(start, end, _flags(op), _number(op["pgoff"]) * _PAGE, anon_vma=anon_vma)
 

@@ -1,8 +1,8 @@
 """kernel.cases: test cases of memory management as data. In: a case, a Policy or a CaseHost. Out: Verdict.
 
-A case is a mapping with `kind`, `setup` (operations in order), `expect` (checks), and `min_kernel` where older ones differ;
-its file says what each means. A model answers for the kinds syscall, pagetable, vma_unit and exec, as far as no check asks
-what depends on free memory or on a scanner.
+A case is a mapping with `kind`, `setup` (operations in order), `expect` (checks), and `min_kernel` where older ones
+differ; its file says what each means. A model answers for the kinds syscall, pagetable, vma_unit and exec, as far as no
+check asks what depends on free memory or on a scanner.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +87,7 @@ def _try(case: Case, expected: Any, policy: Policy) -> Verdict:
 
 
 def _of_later(case: Case, expected: Any, policy: Policy, found: Verdict) -> Verdict:
-    """A case that does not say since when it holds: where a rule of later kernels is what it takes, it is about those."""
+    """A case that does not say since when it holds is about later kernels where a rule of theirs is what it takes."""
     later = [(switch, value) for switch in MM_SWITCHES for since, value in switch.history if since > policy.version[:2]]
     for switch, value in later:
         if policy[switch.name] != value and _try(case, expected, policy.switched(**{switch.name: value})).passed:

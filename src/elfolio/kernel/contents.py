@@ -1,7 +1,7 @@
 """kernel.contents: what a process wrote, page by page. In: what happens to pages. Out: the content of a page.
 
-Only for holding a model against what a program would read: contents never decide about mappings. A page's content is one
-number. Private memory has its own; shared memory's belongs to the file, whoever maps it.
+Only for holding a model against what a program would read: contents never decide about mappings. A page's content is
+one number. Private memory has its own; shared memory's belongs to the file, whoever maps it.
 """
 
 from typing import TYPE_CHECKING

@@ -2,8 +2,8 @@
 
 When mremap moves a mapping, it moves the entries of its page tables: one by one (PTE), or a whole table as one entry of
 the directory above it (PMD), or a whole directory as one entry (PUD), as far as both sides' boundaries allow
-(move_page_tables, mm/mremap.c). Sizes in bytes; on x86-64 a PTE stands for 4 KiB, a PMD entry for 2 MiB, a PUD entry for
-1 GiB.
+(move_page_tables, mm/mremap.c). Sizes in bytes; on x86-64 a PTE stands for 4 KiB, a PMD entry for 2 MiB, a PUD entry
+for 1 GiB.
 """
 
 from collections.abc import Iterator
@@ -58,9 +58,9 @@ def table_sizes(policy: Policy) -> tuple[int, int, int]:
 def realigns(policy: Policy, old: Side, new: Side, length: int, *, for_stack: bool = False) -> bool:
     """can_realign_addr: whether a move begins at the boundary of the PTE table below instead.
 
-    Only if nothing can be there that does not belong to it: both addresses begin their VMAs (exec's stack is moved within
-    one and may lie inside), and down to the boundary nothing else is mapped; and only if it helps: both have the same
-    offset in their tables, and the range reaches the next boundary."""
+    Only if nothing can be there that does not belong to it: both addresses begin their VMAs (exec's stack is moved
+    within one and may lie inside), and down to the boundary nothing else is mapped; and only if it helps: both have the
+    same offset in their tables, and the range reaches the next boundary."""
     size = policy.pmd_size
     inside = old.address % size
     if not policy["realign_pmd"] or not inside or inside != new.address % size or length < size - inside:
