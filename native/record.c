@@ -299,11 +299,11 @@ static void trace(struct recorder *r, const struct record_plan *plan, struct rec
         waitpid(r->root, NULL, __WALL);
         return;
     }
+    out_text(&r->out, "{\"facts\":1,\"faults\":");
+    out_text(&r->out, !r->faults.count ? "\"none\"}\n" : r->faults.kernel ? "\"all\"}\n" : "\"user\"}\n");
     close(go_on);
     loop(r);
-    out_text(&r->out, "{\"end\":true,\"faults\":");
-    out_text(&r->out, !r->faults.count ? "\"none\"" : r->faults.kernel ? "\"all\"" : "\"user\"");
-    out_text(&r->out, ",\"zero_pages\":");
+    out_text(&r->out, "{\"facts\":2,\"zero_pages\":");
     out_text(&r->out, r->faults.scans ? "true" : "false");
     out_text(&r->out, ",\"lost\":");
     out_unsigned(&r->out, r->faults.lost);

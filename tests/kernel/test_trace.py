@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.trace import Call, Ended, Event, Image, Log, Touched
 from elfolio.kernel.trace_perf import looks_like_perf, read_perf
@@ -77,16 +78,16 @@ def test_files() -> None:
     """With -y a mapping names its file, however strange the name; -yy's additions are none of it."""
     call = one("1 mmap(NULL, 1, PROT_READ, MAP_PRIVATE, 3</usr/lib/x.so>, 0x1000) = 0x7000")
     assert isinstance(call, Call)
-    assert (call.file, call.args) == (OpenFile("/usr/lib/x.so"), (0, 1, 1, 2, 3, 0x1000))
+    assert (call.file, call.args) == (Mappable(OpenFile("/usr/lib/x.so")), (0, 1, 1, 2, 3, 0x1000))
     call = one(r"1 mmap(NULL, 1, PROT_READ, MAP_PRIVATE, 3</a, b) = 0 \74x\76>, 0) = 0x7000 <0.1>")
     assert isinstance(call, Call)
-    assert (call.file, call.result) == (OpenFile("/a, b) = 0 <x>"), 0x7000)
+    assert (call.file, call.result) == (Mappable(OpenFile("/a, b) = 0 <x>")), 0x7000)
     call = one("1 mmap(NULL, 1, PROT_READ, MAP_SHARED, 3</dev/zero<char 1:5>>, 0) = 0x7000")
     assert isinstance(call, Call)
-    assert call.file == OpenFile("/dev/zero")
+    assert call.file == Mappable(OpenFile("/dev/zero"), kind="shmem", fs="tmpfs")
     call = one('1 openat(AT_FDCWD</tmp>, "x, y", O_RDONLY|O_CLOEXEC) = 3</tmp/x, y>')
     assert isinstance(call, Call)
-    assert (call.name, call.result, call.file) == ("openat", 3, OpenFile("/tmp/x, y"))
+    assert (call.name, call.result, call.file) == ("openat", 3, Mappable(OpenFile("/tmp/x, y")))
 
 
 def test_failures_and_what_never_returned() -> None:
@@ -246,7 +247,7 @@ def test_perf_trace() -> None:
 RECORD = (
     '{"elfolio":"record","version":1,"page":4096}\n'
     '{"p":7,"x":"/bin/x","b":4096,"v":[[4096,8192,"rw-p",0,8,1,99,"/bin/x","rd wr mr mw me ac",4]]}\n'
-    '{"p":7,"c":"mmap","a":[0,4096,1,2,3,0],"r":28672,"f":["/lib/y",8,1,98,5]}\n'
+    '{"p":7,"c":"mmap","a":[0,4096,1,2,3,0],"r":28672,"f":["/lib/y",8,1,98,5,4096,61267,0,32768]}\n'
     '{"p":7,"t":[[28672,32768]]}\n'
     '{"p":7,"c":"munmap","a":[1,1],"r":-22}\n'
     '{"p":7,"c":"mu\n'
@@ -265,7 +266,7 @@ def test_a_record() -> None:
     assert isinstance(image, Image)
     assert (image.path, image.start_brk, image.vmas[0].perms, image.vmas[0].anon_vma) == ("/bin/x", 4096, "rw-p", 0)
     assert events[1:] == [
-        Call(7, "mmap", (0, 4096, 1, 2, 3, 0), 28672, 0, 3, OpenFile("/lib/y", 98, 8, 1, 5)),
+        Call(7, "mmap", (0, 4096, 1, 2, 3, 0), 28672, 0, 3, Mappable(OpenFile("/lib/y", 98, 8, 1, 5), writable=False)),
         Touched(7, ((28672, 32768),), 4),
         Call(7, "munmap", (1, 1), -1, 22, 5),
         Ended(7, 8),

@@ -182,7 +182,7 @@ def test_what_was_touched(program: str) -> None:
     assert one is not None
     assert two is not None
     assert one == three != two
-    assert (one.path, one.inode) == (two.path, two.inode) == (program, os.stat(program).st_ino)
+    assert (one.file.path, one.file.inode) == (two.file.path, two.file.inode) == (program, os.stat(program).st_ino)
     assert calls(events, "prctl")[-1].args[4] == "a name"
     assert [(call.result, call.errno) for call in calls(events, "madvise")][-1] == (-1, 22)
     assert not [event for event in recorded(program, "touch", faults=False)[1] if isinstance(event, Touched)]

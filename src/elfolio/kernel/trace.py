@@ -8,7 +8,8 @@ is noted with its place, counted, and left out; nothing stands for it.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from elfolio.kernel.space import OpenFile, Vma
+from elfolio.kernel.mappable import Mappable
+from elfolio.kernel.space import Vma
 
 __all__ = ["FORKS", "Call", "Ended", "Event", "Image", "Log", "Problem", "Touched", "Unreadable"]
 
@@ -30,8 +31,8 @@ class Call(NamedTuple):
     """0: it succeeded."""
     line: int
     """From 1."""
-    file: OpenFile | None = None
-    """What its descriptor refers to, as far as the trace says; `opening` 0: not said which opening."""
+    file: Mappable | None = None
+    """What its descriptor refers to, as far as the trace says; `file.opening` 0: not said which opening."""
 
 
 class Ended(NamedTuple):

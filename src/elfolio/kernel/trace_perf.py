@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+from elfolio.kernel.adopting import known_file
+from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.trace import FORKS, Call, Ended, Event, Log
 from elfolio.kernel.trace_shapes import ERRNOS, SHAPES, number_of
@@ -169,6 +171,6 @@ def _result(tail: re.Match[str], log: Log) -> tuple[int | None, int]:
     return -1, ERRNOS[name]
 
 
-def _file(pairs: Pairs) -> OpenFile | None:
+def _file(pairs: Pairs) -> Mappable | None:
     found = re.search(r"[<(](/[^>)]*)[>)]", pairs.get("fd", ("", 0))[0])
-    return OpenFile(found[1]) if found else None
+    return known_file(OpenFile(found[1])) if found else None

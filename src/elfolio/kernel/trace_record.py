@@ -5,22 +5,38 @@ One object a line. The first has `"elfolio": "record"`, `"version": 1`, and the 
 `"f": [path, major, minor, inode, opening, size, f_type of statfs, access mode, S_IFMT of its mode]` where it maps a
 file; `{"p", "t": [[start, end], ...]}` for memory first written; `{"p", "x": path, "b": start_brk, "v": [...]}` for an
 image that was executed; `{"p", "e": status, "v": [...]}` for an end. A VMA is
-`[start, end, "rw-p", offset, major, minor, inode, name, "rd wr ...", KiB of anonymous pages]`. The last line has
-`"end"`, and says which faults were sampled: `all`, those of `user` code, `none`.
+`[start, end, "rw-p", offset, major, minor, inode, name, "rd wr ...", KiB of anonymous pages]`. Lines with
+`"facts"`, the second and the last, say which faults are sampled (`all`, those of `user` code, `none`) and how many were
+lost.
 """
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from elfolio.kernel.adopting import known_file
+from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.space import OpenFile, Vma, VmFlags
-from elfolio.kernel.trace import Call, Ended, Event, Image, Log, Touched
+from elfolio.kernel.trace import FORKS, Call, Ended, Event, Image, Log, Touched
+from elfolio.kernel.trace_shapes import SHAPES
 from elfolio.kernel.vmflags import MNEMONICS
 from elfolio.span import FileOffset, MappedAddress
 
 __all__ = ["VERSION", "looks_like_record", "read_record"]
 
 VERSION = 1
+_REGULAR = 0o100000
+_LEAST = {
+    **{name: sum(not kind.endswith("?") and kind != "-" for kind in shape) for name, shape in SHAPES.items()},
+    **dict.fromkeys(FORKS, 1),
+    **{"prctl": 1, "execve": 0, "UFFDIO_REGISTER": 4, "UFFDIO_UNREGISTER": 3},
+}
+"""How many numbers a call must have."""
+_MAGIC = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x01021994: "tmpfs", 0x958458F6: "hugetlbfs",
+          0x794C7630: "overlay", 0xF2F52010: "f2fs", 0x6969: "nfs", 0x73717368: "squashfs", 0x65735546: "fuse",
+          0x01021997: "9p", 0xE0F5E1E2: "erofs", 0x858458F6: "ramfs", 0x4D44: "vfat", 0x2011BAB0: "exfat"}  # fmt: skip
+"""f_type of statfs(2) -> the file system's name (include/uapi/linux/magic.h)."""
 
 
 def looks_like_record(line: str) -> bool:
@@ -37,7 +53,7 @@ def read_record(lines: Iterable[str], log: Log) -> Iterator[Event]:
             value, _ = decode(line)
             if log.lines == 1:
                 _first(value, log)
-            elif "end" in value:
+            elif "facts" in value:
                 log.facts.update(value)
             else:
                 yield _event(value, log.lines)
@@ -66,22 +82,39 @@ def _event(value: dict[str, Any], line: int) -> Event:
 
 
 def _call(pid: int, value: dict[str, Any], line: int) -> Call:
-    args = tuple(value["a"])
-    for argument in args:
+    args, name = tuple(value["a"]), _text(value["c"])
+    numbers = args[: _LEAST.get(name, 0)]
+    if len(numbers) < _LEAST.get(name, 0):
+        raise ValueError(f"{name} with {len(args)} arguments")
+    for argument in numbers:
+        _number(argument)
+    for argument in args[len(numbers) :]:
         if type(argument) is not int and type(argument) is not str:
             raise TypeError(f"{argument!r} is no argument")
-    file = None
+    file: Mappable | None = None
     if "f" in value:
-        path, major, minor, inode, opening, *_ = value["f"]
-        file = OpenFile(_text(path), _number(inode), _number(major), _number(minor), _number(opening))
+        file = _file(*value["f"])
     result = None if value["r"] is None else _number(value["r"])
     if result is not None and -4096 < result < 0:
-        return Call(pid, _text(value["c"]), args, -1, -result, line, file)
-    return Call(pid, _text(value["c"]), args, result, 0, line, file)
+        return Call(pid, name, args, -1, -result, line, file)
+    return Call(pid, name, args, result, 0, line, file)
+
+
+def _file(
+    path: str, major: int, minor: int, inode: int, opening: int, _size: int, magic: int, access: int, mode: int
+) -> Mappable:
+    for number in (major, minor, inode, opening, magic, access, mode):
+        _number(number)
+    known = known_file(OpenFile(_text(path), inode, major, minor, opening))
+    if known.kind != "regular":
+        return known
+    fs = _MAGIC.get(magic, f"{magic:#x}")
+    kind = "shmem" if fs == "tmpfs" else "hugetlb" if fs == "hugetlbfs" else "regular" if mode == _REGULAR else "device"
+    return replace(known, kind=kind, fs=fs, readable=access != 1, writable=access != 0)
 
 
 def _number(value: object) -> int:
-    if type(value) is not int:
+    if type(value) is not int or not -(1 << 63) <= value < 1 << 64:
         raise TypeError(f"{value!r} is no number")
     return value
 

@@ -7,6 +7,7 @@ another thread (`<unfinished ...>`, `<... resumed>`), signals and ends. Only cal
 import re
 from collections.abc import Iterable, Iterator
 
+from elfolio.kernel.adopting import known_file
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.trace import FORKS, Call, Ended, Event, Log, Unreadable
 from elfolio.kernel.trace_shapes import DESCRIPTORS, NEW_CALLS, SHAPES
@@ -102,7 +103,7 @@ class _Reader:
         except Unreadable as error:
             self._log.note(self._log.lines, error.column, f"{name}: {error.what}")
             return
-        file = OpenFile(tail[2]) if tail[2] else None
+        file = known_file(OpenFile(tail[2])) if tail[2] else None
         call = Call(thread, name, args, int(tail[4], 0), 0, self._log.lines, file)
         if thread in self._alive and not self._waiting:
             yield call

@@ -8,6 +8,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from elfolio.kernel.adopting import known_file
+from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.trace import FORKS, Unreadable
 from elfolio.kernel.trace_shapes import ERRNOS, FLAGS, SHAPES, number_of
@@ -32,7 +34,7 @@ class Words(NamedTuple):
     args: tuple[int | str, ...]
     result: int | None
     errno: int
-    file: OpenFile | None
+    file: Mappable | None
 
 
 @lru_cache(4096)
@@ -169,12 +171,12 @@ def _memory(name: str, words: list[Placed], result: int | None, number: int, des
     return Words(name, tuple(values), result, number, file)
 
 
-def _file(word: str) -> OpenFile | None:
+def _file(word: str) -> Mappable | None:
     """What -y shows of a descriptor: 3</usr/lib/libc.so.6>, with -yy perhaps a device: 3</dev/x<char 1:5>>."""
     found = _FD.match(word)
     if found is None or found[2] is None:
         return None
-    return OpenFile(unescaped(f'"{found[2].partition("<")[0]}"'))
+    return known_file(OpenFile(unescaped(f'"{found[2].partition("<")[0]}"')))
 
 
 def _clone_flags(name: str, words: list[Placed]) -> int:
@@ -239,7 +241,7 @@ def _descriptor(name: str, words: list[Placed], result: int | None, number: int,
             return Words("", (), None, 0, None)
         name = "dup"
     path = next((unescaped(word) for _, word in words if word.startswith('"')), "")
-    file = _file(f"0{described}") if described else OpenFile(path) if path else None
+    file = _file(f"0{described}") if described else known_file(OpenFile(path)) if path else None
     return Words(name, (first if first is not None else -1,), result, 0, file)
 
 

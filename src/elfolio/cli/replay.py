@@ -1,0 +1,238 @@
+"""cli.replay: `elfolio replay`. In: a trace and policies, or a command to record. Out: 0, or 1 for a difference."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from elfolio.cli.parsing import Failure, Parser
+
+if TYPE_CHECKING:
+    from elfolio.kernel.policy import Policy
+    from elfolio.kernel.replaying import Lane
+    from elfolio.kernel.trace import Event, Log
+    from elfolio.kernel.trace_steps import Step
+    from elfolio.report.replay import Report
+
+__all__ = ["prepare_parser", "run"]
+
+_PIPE_WIDTH = 160
+_PEEK = 50
+"""Lines that are looked at to tell whose log it is."""
+
+EPILOG = """\
+TRACE is a log of `strace -f` (with -y it names files, with -e trace=memory,process,desc it is short and knows
+which opening of a file was mapped), of `perf trace`, or what --record wrote. Lines that cannot be read are
+named, counted, and left out.
+
+Without --policy it is replayed under the kernel that was traced, where the trace says which, or else under this
+machine's. Where it does not say which memory was written, each policy is shown twice: nothing, and everything.
+
+exit status: 0; 1 if lines could not be read, or if the traced kernel itself would have answered a call
+otherwise in the model; 2 for bad input. With --record that of CMD."""
+
+
+def prepare_parser(parser: Parser) -> None:
+    """Options of `elfolio replay`."""
+    parser.usage = "elfolio replay [options] TRACE\n       elfolio replay --record OUT [options] -- CMD [ARG...]"
+    parser.description = "Replays what a program did to its memory through a model of Linux's address space."
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("trace", nargs="?", metavar="TRACE", help="a log, or - for standard input")
+    add("--policy", action="append", metavar="P", help="linux-X.Y[.Z]; twice: side by side")
+    add("--memory-merge", action="store_true",
+        help="beside it, as if all programs ran under prctl(PR_SET_MEMORY_MERGE): what that costs in VMAs")  # fmt: skip
+    add("--bounds", action="store_true", help="show both bounds also where the trace knows what was written")
+    add("--operations", action="store_true", help="print what the trace asks of which address space, and do no more")
+    add("--json", action="store_true", help="one JSON object on standard output")
+    add("--html", type=Path, metavar="FILE", help="write the report with its picture, one file")
+    add("--record", metavar="OUT", help="run CMD, and write what it and all that it starts do to their memory")
+    add("--no-faults", action="store_true", help="with --record: do not sample what is written to")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    if args.record is not None:
+        return _record(args)
+    if args.command or args.trace is None:
+        raise Failure("a TRACE to replay, or --record OUT -- CMD")
+    try:
+        with _opened(args.trace) as file:
+            return _replay(args, file)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"{os.fsdecode(error.filename or args.trace)}: {error.strerror}") from error
+
+
+def _opened(name: str) -> TextIO:
+    # A path in a log may be any bytes; only \n ends a line.
+    kind = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    return open(sys.stdin.fileno(), closefd=False, **kind) if name == "-" else open(name, **kind)  # type: ignore[call-overload,no-any-return]
+
+
+def _replay(args: argparse.Namespace, file: TextIO) -> int:
+    from elfolio.kernel.replaying import replay
+    from elfolio.kernel.trace import Log
+    from elfolio.kernel.trace_steps import Steps
+    from elfolio.report.replay import as_report
+
+    log, steps = Log(args.trace), Steps()
+    form, events = _events(file, log)
+    first = next(events, None)  # so that a record's first line has been read
+    found = steps.of(_again(first, events))
+    if args.operations:
+        for step in found:
+            print(_line(step))
+        return _told(log)
+    own = _own(log)
+    lanes = _lanes(args, log, own)
+    begin = time.perf_counter()
+    replay(found, lanes)
+    seconds = time.perf_counter() - begin
+    report = as_report(lanes, log, steps, form=form, own=own.name if log.facts else "", seconds=seconds)
+    if args.html is not None:
+        from elfolio.report.replay_html import as_html
+
+        args.html.write_text(as_html(report), encoding="utf-8", errors="replace")
+    _show(args, report)
+    wrong = any(lane["own"] and _differs(lane) for lane in report["lanes"])  # type: ignore[arg-type]
+    return 1 if wrong or report["unreadable"] else 0
+
+
+def _differs(lane: dict[str, object]) -> bool:
+    programs = lane["programs"]
+    assert isinstance(programs, list)
+    return bool(lane["different"]) or any(program["equal"] < program["checked"] for program in programs)
+
+
+def _events(file: TextIO, log: "Log") -> "tuple[str, Iterator[Event]]":
+    from itertools import chain, islice
+
+    from elfolio.kernel.trace_perf import looks_like_perf, read_perf
+    from elfolio.kernel.trace_record import looks_like_record, read_record
+    from elfolio.kernel.trace_strace import looks_like_strace, read_strace
+
+    head = list(islice(file, _PEEK))
+    lines = chain(head, _progress(file))
+    for line in head:
+        if looks_like_record(line):
+            return "record", read_record(lines, log)
+        if looks_like_strace(line):
+            return "strace", read_strace(lines, log)
+        if looks_like_perf(line):
+            return "perf trace", read_perf(lines, log)
+    raise Failure(f"{log.name}: no log of strace or perf trace, and no record; see elfolio replay --help")
+
+
+def _progress(file: TextIO) -> Iterator[str]:
+    """The lines, and on a terminal how many they are by now."""
+    if not sys.stderr.isatty():
+        yield from file
+        return
+    count = _PEEK
+    for line in file:
+        count += 1
+        if count % 50000 == 0:
+            print(f"\r{count} lines", end="", file=sys.stderr, flush=True)
+        yield line
+    print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _again(first: "Event | None", rest: "Iterator[Event]") -> "Iterator[Event]":
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _own(log: "Log") -> "Policy":
+    """The traced kernel's policy; this machine's where the trace does not say."""
+    import re
+
+    from elfolio.kernel.policy import policy
+    from elfolio.live.host import policy_here
+
+    release = re.match(r"\d+\.\d+(?:\.\d+)?", str(log.facts.get("kernel", "")))
+    return policy_here() if release is None else policy(f"linux-{release[0]}")
+
+
+def _lanes(args: argparse.Namespace, log: "Log", own: "Policy") -> "list[Lane]":
+    from elfolio.errors import InvalidArgument
+    from elfolio.kernel.policy import PMD_SIZES, policy
+    from elfolio.kernel.replaying import Lane
+
+    try:
+        policies = [policy(name) for name in args.policy or ()] or [own]
+    except InvalidArgument as error:
+        raise Failure(str(error.strerror)) from error
+    page = log.facts.get("page", 4096)
+    if not isinstance(page, int) or page not in PMD_SIZES:
+        raise Failure(f"{log.name}:1: pages of {page} bytes: one of {', '.join(map(str, PMD_SIZES))}")
+    known = log.facts.get("faults", "none") != "none"
+    ways = (["traced"] if known else []) + (["none", "all"] if args.bounds or not known else [])
+    return [
+        Lane(one, way, memory_merge=merge, page=page)  # type: ignore[arg-type]
+        for one in policies
+        for merge in ((False, True) if args.memory_merge else (False,))
+        for way in ways
+    ]
+
+
+def _line(step: "Step") -> str:
+    name = type(step).__name__.lower()
+    if name == "do":
+        return f"{step.line}\t{step.space}\t{step.operation!r}\t{step.result}"  # type: ignore[union-attr]
+    return f"{step.line}\t{step.space}\t{step!r}"
+
+
+def _told(log: "Log") -> int:
+    for problem in log:
+        print(problem, file=sys.stderr)
+    return 1 if log.unreadable else 0
+
+
+def _show(args: argparse.Namespace, report: "Report") -> None:
+    if args.json:
+        from elfolio.report.replay import as_json
+
+        print(as_json(report))
+        return
+    from elfolio.report.columns import Ink
+    from elfolio.report.replay_text import as_text
+
+    tty = sys.stdout.isatty()
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if tty else _PIPE_WIDTH
+    print(as_text(report, width, Ink(tty and "NO_COLOR" not in os.environ)))
+
+
+def _record(args: argparse.Namespace) -> int:
+    from elfolio.cli.lookup import NOT_EXECUTABLE, find
+    from elfolio.cli.process import die_by, restore_environment
+    from elfolio.measure.record import RecordError, record
+
+    if not args.command or args.trace is not None:
+        raise Failure("--record: a command belongs behind --, as in: elfolio replay --record OUT -- ls -l")
+    restore_environment()
+    found = find(args.command[0], os.environ.get("PATH", os.defpath), os.getcwd())
+    try:
+        out = os.open(args.record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise Failure(f"{args.record}: {error.strerror}") from error
+    try:
+        done = record(found.called, args.command, out, faults=not args.no_faults)
+    except RecordError as error:
+        if error.step != "execve":
+            raise Failure(f"{error.step}: {error.strerror}; tracing may be forbidden here") from error
+        raise Failure(f"{found.called}: {error.strerror}", NOT_EXECUTABLE) from error
+    except OSError as error:
+        raise Failure(f"{args.record}: {error.strerror}") from error
+    finally:
+        os.close(out)
+    if done.write_error:
+        print(f"elfolio replay: {args.record}: {os.strerror(done.write_error)}", file=sys.stderr)
+    if done.returncode < 0:
+        die_by(-done.returncode)
+    return done.returncode

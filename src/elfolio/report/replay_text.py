@@ -1,0 +1,155 @@
+"""report.replay_text: `elfolio replay` for a terminal or a pipe. In: its Report, a width. Out: text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
+from elfolio.report.replay import LaneReport, Report
+
+__all__ = ["TOUCHING", "as_text", "lane_name", "side_by_side", "verdict"]
+
+TOUCHING = {"traced": "", "none": ", none written", "all": ", all written"}
+"""Which memory counts as written, behind a policy's name."""
+_MOST = 10
+
+
+def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
+    """All lanes side by side, then each program, then what was wrong."""
+    lines = list(_head(report, width, ink))
+    names, *rows = _narrow(side_by_side(report))
+    lines += ["", *columns(names, rows, right=" " + "r" * (len(names) - 1), ink=ink)]
+    lines += ["", *_programs(report["lanes"][0], ink)]
+    lines += ["", *_why(report, ink)]
+    for lane in report["lanes"]:
+        if lane["own"] and lane["different"]:
+            lines += ["", *_differences(lane, width, ink)]
+    if report["problems"]:
+        lines += ["", ink("strong", "Not read")]
+        lines += [f"  {plain(problem)}" for problem in report["problems"][:_MOST]]
+        if report["unreadable"] > _MOST:
+            lines.append(f"  and {report['unreadable'] - _MOST} more")
+    return "\n".join(lines)
+
+
+def lane_name(lane: LaneReport) -> str:
+    """Its policy, and what it takes for granted."""
+    return f"{lane['policy']}{' with KSM' if lane['memory_merge'] else ''}{TOUCHING[lane['touching']]}"
+
+
+def side_by_side(report: Report) -> list[tuple[str, ...]]:
+    """A row of names, then one for each figure, with a column for each lane."""
+    lanes = report["lanes"]
+    first = [lane["programs"] for lane in lanes]
+    rows: list[tuple[str, ...]] = [("", *map(lane_name, lanes))]
+    rows.append(("peak, VMAs of all processes", *(str(lane["peak"]) for lane in lanes)))
+    rows.append(("most in one process", *(str(max((p["peak"] for p in of), default=0)) for of in first)))
+    rows.append(("VMAs of that one at its end", *(str(of[0]["vmas"]) if of else "0" for of in first)))
+    rows.append(("merged", *(str(lane["merged"]) for lane in lanes)))
+    for name in dict.fromkeys(name for lane in lanes for name in lane["missed"]):
+        rows.append((f"not merged: {name}", *(str(lane["missed"].get(name, 0)) for lane in lanes)))
+    rows.append(("KSM may look at", *(size(max((p["mergeable"] for p in of), default=0)) for of in first)))
+    rows.append(("calls answered otherwise", *(str(lane["different"]) for lane in lanes)))
+    if any(p["checked"] for of in first for p in of):
+        rows.append(("processes with the real VMAs at the end", *map(verdict, lanes)))
+    if any(lane["assumed_bytes"] for lane in lanes):
+        rows.append(("not shown, taken for private memory", *(size(lane["assumed_bytes"]) for lane in lanes)))
+    return rows
+
+
+def _narrow(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Without the second of two bounds that agree in everything."""
+    columns_ = list(zip(*rows, strict=True))
+    kept = [columns_[0]]
+    for column in columns_[1:]:
+        name, *figures = column
+        if name.endswith(TOUCHING["all"]) and figures == list(kept[-1][1:]):
+            kept[-1] = (name.removesuffix(TOUCHING["all"]) + ", either way", *figures)
+        else:
+            kept.append(column)
+    return list(zip(*kept, strict=True))
+
+
+def verdict(lane: LaneReport) -> str:
+    """Of how many processes the model has the real VMAs."""
+    checked = sum(program["checked"] for program in lane["programs"])
+    return f"{sum(program['equal'] for program in lane['programs'])} of {checked}"
+
+
+def _head(report: Report, width: int, ink: Ink) -> Iterator[str]:
+    yield ink("strong", plain(report["trace"]))
+    rate = report["calls"] * len(report["lanes"]) / report["seconds"] if report["seconds"] else 0
+    said = (
+        f"{report['format']}, {report['lines']} lines, {report['calls']} calls that concern memory, "
+        f"{rate:.0f} operations a second"
+    )
+    if report["unreadable"]:
+        said += f"; {report['unreadable']} lines could not be read"
+    if report["left_out"]:
+        said += f"; left out: {_counts(report['left_out'])}"
+    if report["assumed_openings"]:
+        said += f"; of {report['assumed_openings']} file mappings it is not said which opening they are of"
+    if report["lost_faults"]:
+        said += f"; {report['lost_faults']} page faults were lost"
+    yield from wrapped(said, width, "  ")
+    if report["faults"] != "all" and any(lane["touching"] == "none" for lane in report["lanes"]):
+        yield from wrapped(_BOUNDS, width, "  ")
+
+
+_BOUNDS = (
+    "Merging depends on which memory was written, and the trace does not say: each policy is tried with nothing "
+    "written and with everything, and the truth lies between. elfolio replay --record knows."
+)
+
+
+def _programs(lane: LaneReport, ink: Ink) -> Iterator[str]:
+    yield ink("strong", f"Programs under {lane['policy']}")
+    rows = [
+        (
+            str(p["processes"]),
+            str(p["operations"]),
+            str(p["peak"]),
+            str(p["vmas"]),
+            str(p["merged"]),
+            str(sum(p["missed"].values())),
+            size(p["mapped"]),
+            p["path"] or "not seen to begin",
+        )
+        for p in lane["programs"][:_MOST]
+    ]
+    head = ("processes", "operations", "peak", "at the end", "merged", "not merged", "mapped", "program")
+    yield from columns(head, rows, right="rrrrrrr", ink=ink)
+
+
+def _why(report: Report, ink: Ink) -> Iterator[str]:
+    lane = report["lanes"][0]
+    names = dict.fromkeys([*lane["missed"], *(name for p in lane["programs"] for name in p["apart"])])
+    largest = lane["programs"][0]["apart"] if lane["programs"] else {}
+    yield ink("strong", "Why neighbours are two")
+    rows = [
+        (
+            name,
+            str(lane["missed"].get(name, 0)),
+            str(largest.get(name, 0)),
+            report["reasons"][name]["text"] if name in report["reasons"] else _CHANCE,
+            report["reasons"][name]["source"] if name in report["reasons"] else "",
+        )
+        for name in names
+    ]
+    yield from columns(("rule", "missed", "in the largest", "because", "source"), rows, right=" rr", ink=ink)
+
+
+_CHANCE = "nothing does: they became alike after they were made, and only a change makes Linux look"
+
+
+def _differences(lane: LaneReport, width: int, ink: Ink) -> Iterator[str]:
+    yield ink("warning", f"{lane['different']} calls that {lane['policy']} would have answered otherwise")
+    for d in lane["differences"][:_MOST]:
+        said = f"line {d['line']}: {d['operation']}: {_answer(d['traced'])}, in the model {_answer(d['modelled'])}"
+        yield from wrapped(said, width, "  ")
+
+
+def _answer(value: int) -> str:
+    return f"errno {-value}" if -4096 < value < 0 else f"{value:#x}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,0 +1,244 @@
+"""`elfolio replay`: what it prints of traces, what it records, and how it refuses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import typing
+from pathlib import Path
+
+import pytest
+
+from elfolio.report.replay import Report
+from tests.cli.running import ELFOLIO, Outcome, outcome
+from tests.cli.test_run_json import mismatches
+
+LOG = """\
+1 execve("/bin/x", ["x"], 0x7ffc /* 20 vars */) = 0
+1 brk(NULL) = 0x5000
+1 mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000004000
+1 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000
+1 mmap(NULL, 12288, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000001000
+1 mprotect(0x7f0000002000, 4096, PROT_READ) = 0
+1 +++ exited with 0 +++
+"""
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    """A file with that."""
+    path = tmp_path / "log"
+    path.write_text(LOG)
+    return str(path)
+
+
+def replayed(*words: str | bytes, **keywords: object) -> Outcome:
+    """The command's outcome."""
+    return outcome((*ELFOLIO, "replay", *words), **keywords)
+
+
+def report(*words: str, status: int = 0) -> dict[str, typing.Any]:
+    """Its JSON, of the right shape, alone on both outputs."""
+    done = replayed("--json", *words)
+    assert (done.status, done.stderr) == (status, b"")
+    assert done.stdout.count(b"\n") == 1
+    value = json.loads(done.stdout)
+    assert mismatches(value, Report) == []
+    return typing.cast(dict[str, typing.Any], value)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a shell with two children, one of which fails."""
+    path = str(tmp_path_factory.mktemp("replay") / "record")
+    done = replayed("--record", path, "--", "sh", "-c", "echo out; ls / >/dev/null; cat /nowhere; exit 3")
+    if done.status == 2 and b"may be forbidden" in done.stderr:
+        pytest.skip(f"this process may not trace: {done.stderr.decode()}; to force: run it outside of the sandbox")
+    assert (done.status, done.stdout) == (3, b"out\n")
+    assert done.stderr.startswith(b"cat: ")
+    return path
+
+
+def test_both_bounds_of_a_log(log: str) -> None:
+    """A log of strace knows no page faults: each policy is tried twice, and the counts are what Linux's rules give."""
+    value = report("--policy", "linux-6.18", "--policy", "linux-6.12", log)
+    assert [(lane["policy"], lane["touching"]) for lane in value["lanes"]] == [
+        ("linux-6.18", "none"), ("linux-6.18", "all"), ("linux-6.12", "none"), ("linux-6.12", "all")]  # fmt: skip
+    # Written, those above and below have anon_vmas of their own: what lies between joins one, not both.
+    assert [lane["programs"][0]["vmas"] for lane in value["lanes"]] == [3, 4, 3, 4]
+    assert [lane["merged"] for lane in value["lanes"]] == [1, 1, 1, 1]
+    assert value["lanes"][1]["missed"] == {"sides": 1}
+    assert value["reasons"]["sides"]["source"]
+    assert (value["format"], value["calls"], value["faults"]) == ("strace", 6, "none")
+
+
+def test_memory_merge_stands_beside(log: str) -> None:
+    """--memory-merge shows each policy without and with KSM's flag."""
+    value = report("--policy", "linux-6.12", "--memory-merge", log)
+    vmas = {(lane["memory_merge"], lane["touching"]): lane["programs"][0]["vmas"] for lane in value["lanes"]}
+    assert vmas == {(False, "none"): 3, (False, "all"): 4, (True, "none"): 5, (True, "all"): 5}
+    assert value["lanes"][2]["programs"][0]["mergeable"] == 6 * 4096
+
+
+def test_a_broken_line_is_named(log: str) -> None:
+    """The report names it, with line and column; the rest counts; the status is 1."""
+    with open(log, "a") as file:
+        file.write("2 munmap(0x1000, 40x6) = 0\n2 brk(NULL) = 0x5000\n")
+    value = report(log, status=1)
+    assert value["problems"] == [f"{log}:8:18: munmap: '40x6' is no number"]
+    assert (value["unreadable"], value["calls"]) == (1, 7)
+    done = replayed(log)
+    assert done.status == 1
+    assert f"{log}:8:18: munmap: '40x6' is no number".encode() in done.stdout
+
+
+def test_the_text_and_the_page(log: str, tmp_path: Path) -> None:
+    """A pipe gets plain text; the page holds the picture and every lane, and needs no network."""
+    page = tmp_path / "page.html"
+    done = replayed("--html", str(page), "--policy", "linux-6.18", log)
+    assert (done.status, done.stderr) == (0, b"")
+    assert b"\x1b" not in done.stdout
+    for part in (
+        "linux-6.18, none written",
+        "linux-6.18, all written",
+        "not merged: sides",
+        "/bin/x",
+        "Why neighbours",
+    ):
+        assert part.encode() in done.stdout
+    text = page.read_text()
+    assert text.count("<polyline") == 2
+    assert "linux-6.18, all written" in text
+    assert not re.search(r"(?:src|href)=.?(?:https?:)?//", text)
+
+
+def test_bounds_that_agree_are_one_column(tmp_path: Path) -> None:
+    """Where it makes no difference what was written, the text says so in one column."""
+    log = tmp_path / "log"
+    log.write_text("".join(LOG.splitlines(True)[:3]))
+    assert b"linux-6.18, either way" in replayed("--policy", "linux-6.18", str(log)).stdout
+
+
+def test_operations(log: str) -> None:
+    """--operations prints what is asked of which address space, by line, and what the kernel had answered."""
+    lines = replayed("--operations", log).stdout.decode().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["1", "1", "1", "2", "3", "4", "5", "6", "7"]
+    assert "Mprotect(address=139637976735744, length=4096, prot=1)\t0" in lines[-2]
+
+
+def test_a_record_is_as_it_was(record: str) -> None:
+    """Under the kernel that was traced no call is answered otherwise, and each process ends with its real VMAs."""
+    value = report(record)
+    (lane,) = value["lanes"]
+    assert (value["format"], lane["own"], lane["different"], lane["assumed_bytes"]) == ("record", True, 0, 0), lane
+    assert os.uname().release.startswith(lane["version"])
+    programs = {os.path.basename(program["path"]): program for program in lane["programs"]}
+    assert {"ls", "cat"} <= programs.keys()
+    checked = sum(program["checked"] for program in lane["programs"])
+    assert checked >= 3
+    if value["faults"] == "all":
+        assert lane["touching"] == "traced"
+        assert sum(program["equal"] for program in lane["programs"]) == checked
+    assert len(report("--bounds", record)["lanes"]) == 3 if value["faults"] != "none" else True
+
+
+def test_standard_input(log: str) -> None:
+    """- reads it."""
+    done = replayed("--json", "-", input=Path(log).read_bytes())
+    assert (done.status, json.loads(done.stdout)["calls"]) == (0, 6)
+
+
+def test_a_closed_pipe_ends_it_quietly(log: str) -> None:
+    """`elfolio replay LOG | head -1` says nothing on stderr."""
+    words = f"{' '.join(ELFOLIO)} replay {log} | head -1"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{log}\n".encode(), b"")
+
+
+def test_a_hostile_log_is_harmless(tmp_path: Path) -> None:
+    """Control characters, markup and bytes that are no text reach no terminal and no page as such."""
+    log, page = tmp_path / "log", tmp_path / "page.html"
+    log.write_bytes(LOG.encode().replace(b"/bin/x", b"/\x1b[2J<script>\xff") + b"\x1b[2Jwhat\xff\n")
+    done = replayed("--html", str(page), str(log))
+    assert done.status == 1
+    assert b"\x1b" not in done.stdout
+    assert page.read_text().count("<script>") == 1
+
+
+def test_recording_is_the_commands_own(record: str, tmp_path: Path) -> None:
+    """Its exit status, its signal; what is not found is 127, what cannot be executed 126, and nothing else is said."""
+    out = str(tmp_path / "out")
+    assert replayed("--record", out, "--", "sh", "-c", "kill -TERM $$").status == -signal.SIGTERM
+    missing = replayed("--record", out, "--", "no-such-command")
+    assert (missing.status, missing.stderr.count(b"\n")) == (127, 1)
+    (tmp_path / "file").write_text("no program")
+    refused = replayed("--record", out, "--", str(tmp_path / "file"))
+    assert (refused.status, refused.stderr.count(b"\n")) == (126, 1)
+    assert replayed("--record", out, "--no-faults", "--", "true").status == 0
+    assert report(out)["faults"] == "none"
+
+
+def test_the_keyboard_is_the_commands(record: str, tmp_path: Path) -> None:
+    """^C reaches the command alone: one that handles it ends as it likes, and its record is whole."""
+    out = tmp_path / "out"
+    script = "trap 'exit 9' INT; echo ready; while :; do sleep 0.05; done"
+    words = [*ELFOLIO, "replay", "--record", str(out), "--", "sh", "-c", script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(20) == 9
+    assert report(str(out))["unreadable"] == 0
+
+
+REFUSED = {
+    "missing": (["/nowhere/x"], "/nowhere/x: No such file or directory"),
+    "a directory": (["/usr"], "/usr: Is a directory"),
+    "no log": (["/etc/passwd"], "/etc/passwd: no log of strace or perf trace, and no record"),
+    "empty": (["/dev/null"], "/dev/null: no log of strace or perf trace, and no record"),
+    "nothing": ([], "a TRACE to replay, or --record OUT -- CMD"),
+    "a command without --record": (["--", "ls"], "a TRACE to replay, or --record OUT -- CMD"),
+    "no command": (["--record", "x"], "--record: a command belongs behind --"),
+    "a record that cannot be made": (["--record", "/nowhere/x", "--", "ls"], "/nowhere/x: No such file"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_is_one_line(words: list[str], said: str) -> None:
+    """It names the thing, nothing is printed, and the status is 2."""
+    done = replayed(*words)
+    assert (done.status, done.stdout) == (2, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"elfolio replay: ")
+    assert said.encode() in done.stderr
+
+
+def test_bad_options(log: str) -> None:
+    """A policy that is none, and a page that cannot be written."""
+    assert b"policy windows: linux-X.Y[.Z]" in replayed("--policy", "windows", log).stderr
+    done = replayed("--html", "/nowhere/x.html", log)
+    assert (done.status, done.stdout) == (2, b"")
+    assert b"/nowhere/x.html: No such file" in done.stderr
+
+
+CALLS = ("Mmap", "Munmap", "Mprotect", "Mremap", "Brk", "Madvise")
+
+
+def test_strace_and_record_agree(record: str, tmp_path: Path) -> None:
+    """One program seen by strace and by the recorder: the same memory calls, but for addresses."""
+    tool = shutil.which("strace")
+    if tool is None:
+        pytest.skip("needs strace; to force: apt-get install strace")
+    log, out = str(tmp_path / "log"), str(tmp_path / "out")
+    command = ["/bin/ls", "/"]
+    subprocess.run([tool, "-f", "-o", log, "-e", "trace=memory,process", *command], check=True, capture_output=True)
+    assert replayed("--record", out, "--", *command).status == 0
+    kinds = [
+        [line.split("\t")[2].partition("(")[0] for line in replayed("--operations", file).stdout.decode().splitlines()]
+        for file in (log, out)
+    ]
+    first, second = ([kind for kind in one if kind in CALLS] for one in kinds)
+    assert first == second
+    assert len(first) > 20
