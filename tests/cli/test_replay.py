@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from elfolio.report.replay import Report
+from elfolio.report.replay import Cases, Report
 from tests.cli.running import ELFOLIO, Outcome, outcome
 from tests.cli.test_run_json import mismatches
 
@@ -191,6 +191,50 @@ def test_the_keyboard_is_the_commands(record: str, tmp_path: Path) -> None:
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait(20) == 9
     assert report(str(out))["unreadable"] == 0
+
+
+CASE = {
+    "suite": "s", "name": "n", "kind": "syscall",
+    "setup": [{"op": "mmap", "as": "a", "addr": None, "len": "2*P", "prot": "rw-", "flags": ["PRIVATE", "ANON"]},
+              {"op": "mprotect", "addr": "a", "len": "1*P", "prot": "r--"}],
+    "expect": [{"vma_at": "a", "start": "a", "end": "a+1*P"}],
+}  # fmt: skip
+
+
+def test_cases(tmp_path: Path) -> None:
+    """--check says of each case whether the policy holds, fails, or cannot say; a failure is status 1."""
+    path = tmp_path / "cases.json"
+    wrong = {**CASE, "name": "wrong", "expect": [{"vma_at": "a", "start": "a", "end": "a+2*P"}]}
+    newer = {**CASE, "name": "newer", "min_kernel": "7.0"}
+    scan = {**CASE, "name": "scan", "kind": "ksm_scan"}
+    broken = {**CASE, "name": "broken", "setup": [{"op": "mmap"}]}
+    path.write_text(json.dumps({"cases": [CASE, wrong, newer, scan, broken]}))
+    done = replayed("--check", str(path), "--policy", "linux-6.12", "--json")
+    assert (done.status, done.stderr) == (1, b"")
+    value = json.loads(done.stdout)
+    assert mismatches(value, Cases) == []
+    assert [(row["suite"], row["name"], row["passed"]) for row in value["cases"]] == [
+        ("s", "n", True), ("s", "wrong", False), ("s", "newer", None), ("s", "scan", None), ("s", "broken", None)
+    ]  # fmt: skip
+    assert all(row["reason"] for row in value["cases"][1:])
+    assert b"1 passed, 1 failed, 3 not decided" in replayed("--check", str(path), "--policy", "linux-6.12").stdout
+    path.write_text(json.dumps({"cases": [CASE]}))
+    assert replayed("--check", str(path)).status == 0
+    path.write_text('{"cases":\n [,]}')
+    done = replayed("--check", str(path))
+    assert (done.status, done.stdout) == (2, b"")
+    assert f"{path}:2:3: no JSON".encode() in done.stderr
+
+
+def test_moves_are_counted(tmp_path: Path) -> None:
+    """What mremap moves, by level of page tables: 2 MiB that stay aligned are one entry, from 5.0 on."""
+    log = tmp_path / "log"
+    log.write_text(
+        "1 mmap(NULL, 2097152, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000200000\n"
+        "1 mremap(0x7f0000200000, 2097152, 4194304, MREMAP_MAYMOVE) = 0x7f0000800000\n"
+    )
+    for lane in report("--policy", "linux-6.18", str(log))["lanes"]:
+        assert lane["moved"] == {"calls": 1, "puds": 0, "pmds": 1, "ptes": 0}
 
 
 REFUSED = {

@@ -32,12 +32,15 @@ Without --policy it is replayed under the kernel that was traced, where the trac
 machine's. Where it does not say which memory was written, each policy is shown twice: nothing, and everything.
 
 exit status: 0; 1 if lines could not be read, or if the traced kernel itself would have answered a call
-otherwise in the model; 2 for bad input. With --record that of CMD."""
+otherwise in the model, or if a case failed; 2 for bad input. With --record that of CMD."""
 
 
 def prepare_parser(parser: Parser) -> None:
     """Options of `elfolio replay`."""
-    parser.usage = "elfolio replay [options] TRACE\n       elfolio replay --record OUT [options] -- CMD [ARG...]"
+    parser.usage = (
+        "elfolio replay [options] TRACE\n       elfolio replay --record OUT [--no-faults] -- CMD [ARG...]\n"
+        "       elfolio replay --check CASES [--policy P] [--json]"
+    )
     parser.description = "Replays what a program did to its memory through a model of Linux's address space."
     parser.epilog = EPILOG
     add = parser.add_argument
@@ -50,13 +53,20 @@ def prepare_parser(parser: Parser) -> None:
     add("--json", action="store_true", help="one JSON object on standard output")
     add("--html", type=Path, metavar="FILE", help="write the report with its picture, one file")
     add("--record", metavar="OUT", help="run CMD, and write what it and all that it starts do to their memory")
+    add("--check", metavar="CASES", help="hold a policy against cases given as data, JSON with `cases`")
     add("--no-faults", action="store_true", help="with --record: do not sample what is written to")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     if args.record is not None:
-        return _record(args)
+        from elfolio.cli.replay_record import run_record
+
+        return run_record(args)
+    if args.check is not None:
+        from elfolio.cli.replay_check import run_check
+
+        return run_check(args)
     if args.command or args.trace is None:
         raise Failure("a TRACE to replay, or --record OUT -- CMD")
     try:
@@ -206,33 +216,3 @@ def _show(args: argparse.Namespace, report: "Report") -> None:
     tty = sys.stdout.isatty()
     width = os.get_terminal_size(sys.stdout.fileno()).columns if tty else _PIPE_WIDTH
     print(as_text(report, width, Ink(tty and "NO_COLOR" not in os.environ)))
-
-
-def _record(args: argparse.Namespace) -> int:
-    from elfolio.cli.lookup import NOT_EXECUTABLE, find
-    from elfolio.cli.process import die_by, restore_environment
-    from elfolio.measure.record import RecordError, record
-
-    if not args.command or args.trace is not None:
-        raise Failure("--record: a command belongs behind --, as in: elfolio replay --record OUT -- ls -l")
-    restore_environment()
-    found = find(args.command[0], os.environ.get("PATH", os.defpath), os.getcwd())
-    try:
-        out = os.open(args.record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise Failure(f"{args.record}: {error.strerror}") from error
-    try:
-        done = record(found.called, args.command, out, faults=not args.no_faults)
-    except RecordError as error:
-        if error.step != "execve":
-            raise Failure(f"{error.step}: {error.strerror}; tracing may be forbidden here") from error
-        raise Failure(f"{found.called}: {error.strerror}", NOT_EXECUTABLE) from error
-    except OSError as error:
-        raise Failure(f"{args.record}: {error.strerror}") from error
-    finally:
-        os.close(out)
-    if done.write_error:
-        print(f"elfolio replay: {args.record}: {os.strerror(done.write_error)}", file=sys.stderr)
-    if done.returncode < 0:
-        die_by(-done.returncode)
-    return done.returncode

@@ -18,6 +18,7 @@ from elfolio.kernel.host import default_host
 from elfolio.kernel.merging import TOUCH, between
 from elfolio.kernel.mm import Limits, Mm
 from elfolio.kernel.model import apply, fault_all
+from elfolio.kernel.pages import Side, moves
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, Vma
 from elfolio.kernel.trace_steps import Do, Exec, Fork, Gone, Step, Written
@@ -66,6 +67,34 @@ class Ending:
     """Whether they were the same ones."""
 
 
+class _Moves:
+    """A Watcher that counts what mremap moves, as if every page had been there: one for all processes of a lane."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.puds = self.pmds = self.ptes = self.calls = 0
+
+    def moved(self, mm: Mm, source: Area, target: Area, old: int, new: int, length: int, keep: bool) -> None:
+        sides = [
+            Side(address, area.start, area.prev.end if area.prev is not None else 0)
+            for address, area in ((old, source), (new, target))
+        ]
+        made = moves(self._policy, sides[0], sides[1], length)
+        self.puds += made.puds
+        self.pmds += made.pmds
+        self.ptes += made.ptes
+        self.calls += 1
+
+    def touched(self, mm: Mm, area: Area, start: int, end: int, write: bool) -> None: ...
+
+    def unmapped(self, mm: Mm, start: int, end: int) -> None: ...
+
+    def dropped(self, mm: Mm, area: Area, start: int, end: int) -> None: ...
+
+    def forked(self, parent: Mm, child: Mm) -> "_Moves":
+        return self
+
+
 class _Space:
     """One address space and what is counted of it."""
 
@@ -99,6 +128,7 @@ class Lane:
         self.different = 0
         self.assumed = 0
         """Bytes that the trace shows to have been mapped before it says so: of images that it does not show."""
+        self.moves = _Moves(self.policy)
         self._stride = 1
         self._spaces: dict[int, _Space] = {}
         self._host = replace(default_host(self.policy), memory=None, privileged=True)
@@ -201,6 +231,7 @@ class Lane:
         vmas = step.vmas or ()
         plain = tuple(replace(vma, anon_vma=None, anon_vma_chain=0) for vma in vmas)
         mm = before.exec(AddressSpace(plain, self.policy.page_size, start_brk=MappedAddress(step.start_brk)))
+        mm.watchers = (self.moves,)
         mm.merge_any = mm.merge_any or _marked(vmas)
         if mm.merge_any or (self.memory_merge and step.before is None):
             _mark(mm)

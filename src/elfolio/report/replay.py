@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, TypedDict
 
 from elfolio.kernel import merging
 from elfolio.kernel.merging import Rule
+from elfolio.report.columns import columns
 
 if TYPE_CHECKING:
     from elfolio.kernel.replaying import Ending, Lane
     from elfolio.kernel.trace import Log
     from elfolio.kernel.trace_steps import Steps
 
-__all__ = ["LaneReport", "Program", "Reason", "Report", "as_json", "as_report", "reasons"]
+__all__ = [
+    "CaseRow",
+    "Cases",
+    "LaneReport",
+    "Program",
+    "Reason",
+    "Report",
+    "as_cases_json",
+    "as_cases_text",
+    "as_json",
+    "as_report",
+    "reasons",
+]
 
 
 class Reason(TypedDict):
@@ -51,6 +64,15 @@ class Program(TypedDict):
     """Those of them whose VMAs are the model's."""
 
 
+class Moved(TypedDict):
+    """What mremap moved, as if every page had been there: entries of page tables by level."""
+
+    calls: int
+    puds: int
+    pmds: int
+    ptes: int
+
+
 class Difference(TypedDict):
     """A call that the model would have answered otherwise."""
 
@@ -76,6 +98,7 @@ class LaneReport(TypedDict):
     """VMAs of all processes together."""
     merged: int
     missed: dict[str, int]
+    moved: Moved
     different: int
     differences: list[Difference]
     """The first of them."""
@@ -154,6 +177,7 @@ def _lane(lane: "Lane", own: str) -> LaneReport:
         peak=lane.peak,
         merged=lane.merged,
         missed=_counted(lane.missed),
+        moved=Moved(calls=lane.moves.calls, puds=lane.moves.puds, pmds=lane.moves.pmds, ptes=lane.moves.ptes),
         different=lane.different,
         differences=[
             Difference(line=d.line, operation=repr(d.operation), traced=d.traced, modelled=d.modelled)
@@ -196,3 +220,38 @@ def _program(path: str, endings: Sequence["Ending"]) -> Program:
 
 def _counted(counts: dict[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+class CaseRow(TypedDict):
+    """A case held against a policy."""
+
+    suite: str
+    name: str
+    passed: bool | None
+    """None: a model cannot say, and `reason` is why."""
+    reason: str
+    """The first check that does not hold."""
+
+
+class Cases(TypedDict):
+    """All of them."""
+
+    elfolio: str
+    version: int
+    cases: list[CaseRow]
+
+
+def as_cases_json(rows: list[CaseRow]) -> str:
+    """One line."""
+    return json.dumps(Cases(elfolio="replay", version=1, cases=rows), ensure_ascii=True)
+
+
+def as_cases_text(rows: list[CaseRow]) -> str:
+    """What failed, what cannot be decided, and how many passed."""
+    found = [(_VERDICTS[row["passed"]], f"{row['suite']}/{row['name']}", row["reason"]) for row in rows]
+    lines = columns(("", "case", "reason"), [row for row in found if row[0] != "passed"])
+    passed, failed = (sum(row["passed"] is verdict for row in rows) for verdict in (True, False))
+    return "\n".join([*lines, "", f"{passed} passed, {failed} failed, {len(rows) - passed - failed} not decided"])
+
+
+_VERDICTS = {True: "passed", False: "FAILED", None: "-"}

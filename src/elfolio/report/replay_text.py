@@ -46,6 +46,9 @@ def side_by_side(report: Report) -> list[tuple[str, ...]]:
     rows.append(("merged", *(str(lane["merged"]) for lane in lanes)))
     for name in dict.fromkeys(name for lane in lanes for name in lane["missed"]):
         rows.append((f"not merged: {name}", *(str(lane["missed"].get(name, 0)) for lane in lanes)))
+    if any(lane["moved"]["calls"] for lane in lanes):
+        rows.append(("moves of mappings by mremap", *(str(lane["moved"]["calls"]) for lane in lanes)))
+        rows.append(("entries moved, PUD + PMD + PTE", *map(_entries, lanes)))
     rows.append(("KSM may look at", *(size(max((p["mergeable"] for p in of), default=0)) for of in first)))
     rows.append(("calls answered otherwise", *(str(lane["different"]) for lane in lanes)))
     if any(p["checked"] for of in first for p in of):
@@ -53,6 +56,11 @@ def side_by_side(report: Report) -> list[tuple[str, ...]]:
     if any(lane["assumed_bytes"] for lane in lanes):
         rows.append(("not shown, taken for private memory", *(size(lane["assumed_bytes"]) for lane in lanes)))
     return rows
+
+
+def _entries(lane: LaneReport) -> str:
+    moved = lane["moved"]
+    return f"{moved['puds']} + {moved['pmds']} + {moved['ptes']}"
 
 
 def _narrow(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
