@@ -165,6 +165,16 @@ def test_headers_out_of_order() -> None:
     assert made.load_bias == 0x555555552000
 
 
+def test_a_last_segment_below_the_first_before_5_18() -> None:
+    """Where the room is counted from the first to the last, one that lies below makes it larger than any address
+    space."""
+    found = image(load(0x4000, 0x1000), load(0, 0x1000, offset=0))
+    assert run(found).load_bias
+    with pytest.raises(ExecError) as caught:
+        run(found, OLD)
+    assert caught.value.signal == 11
+
+
 def test_at_phdr_before_and_after() -> None:
     """AT_PHDR of a file whose header table is not in its first segment: wrong before 5.18, and in stable branches since
     then right too."""

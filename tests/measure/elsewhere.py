@@ -1,4 +1,4 @@
-"""Run under another kernel: programs and odd programs held there against its model; JSON on stdout."""
+"""Run under another kernel: programs and odd programs held there against its model. Out: JSON on stdout."""
 
 import json
 import os
@@ -13,10 +13,9 @@ from tests.measure.odd import odd_program, write_program
 
 
 def main(odd: int, programs: list[str]) -> None:
-    """Prints {"first": [equal, all], "objects": [equal, all], "misses": [...]}."""
+    """Prints {"release", "first": [equal, all], "objects": [equal, all], "misses": [...]}."""
     where = Path(mkdtemp())
-    first = [0, 0]
-    objects = [0, 0]
+    first, objects = [0, 0], [0, 0]
     misses: list[str] = []
     made = [(write_program(where / f"odd-{seed}", odd_program(seed)), False) for seed in range(odd)]
     for path, linking in [*made, *((path, True) for path in programs)]:
@@ -29,11 +28,8 @@ def main(odd: int, programs: list[str]) -> None:
         first[1] += 1
         objects[0] += sum(comparison.equal for comparison in found.objects)
         objects[1] += len(found.objects)
-        misses += [
-            f"{path}: {found.predicted if isinstance(found.predicted, Exception) else ''} "
-            f"{found.real if isinstance(found.real, Exception) else ''} {d}"
-            for d in found.differences[:6]
-        ]
+        outcome = [str(side) for side in (found.predicted, found.real) if isinstance(side, OSError)]
+        misses += [f"{path}: {' | '.join(outcome)} {difference}" for difference in found.differences[:6]]
     json.dump({"release": os.uname().release, "first": first, "objects": objects, "misses": misses}, sys.stdout)
 
 

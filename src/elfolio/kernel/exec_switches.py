@@ -116,6 +116,13 @@ EXEC_SWITCHES = (
         (((6, 12, 107), False),),
     ),
     Switch(
+        "vdso32_bytes",
+        "the size of [vdso] in 32-bit programs on x86-64; it depends on how the kernel was built",
+        "vdso_image_32 (arch/x86/entry/vdso)",
+        "seen in 5.10.223, 6.1.192, 6.12.117, 6.18.44: 8192; in 7.2.12: 12288",
+        (((0,), 8192), ((7, 0), 12288)),
+    ),
+    Switch(
         "mprotect_unaccount",
         "anonymous memory that was never touched loses VM_ACCOUNT when it is made read-only",
         "mprotect_fixup (mm/mprotect.c)",

@@ -87,7 +87,7 @@ def default_host(policy: Policy, bits: int = 64) -> Host:
             _AARCH64, vvar=8192 * scale, vdso=max(policy.page_size, 8192), stack_guard=256 * policy.page_size
         )
     clocks = bool(policy["vvar_vclock"])
-    host = Host() if bits == 64 else _I386
+    host = Host() if bits == 64 else replace(_I386, vdso=int(policy["vdso32_bytes"]))
     return host if clocks else replace(host, vvar=16384, vvar_vclock=0)
 
 

@@ -43,7 +43,7 @@ class Loader:
         if self.policy["total_mapping_any_order"]:
             lowest = min(round_down(s.vaddr, self.page) for s in loads)
             return max(s.memory.end for s in loads) - lowest
-        return loads[-1].memory.end - round_down(loads[0].vaddr, self.page)
+        return (loads[-1].memory.end - round_down(loads[0].vaddr, self.page)) % _WORD
 
     def probe(self) -> int:
         """Where the first segment comes to lie without an address; everything is unmapped again."""
