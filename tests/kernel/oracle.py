@@ -37,7 +37,6 @@ from elfolio.kernel.calls import (
     UffdRegister,
     UffdUnregister,
 )  # fmt: skip
-from elfolio.kernel.guards import Guards
 from elfolio.kernel.host import default_host
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.mm import Limits, Mm
@@ -256,7 +255,6 @@ def twin(live: Live, made_policy: Policy | None = None) -> Mm:
     )
     mm = adopt(Mm(rules, host, limits), live.space())
     mm.brk = live.call(_CALLS["brk"], 0)
-    mm.watchers = (Guards(),)
     fault_all(mm)
     return mm
 

@@ -136,33 +136,42 @@ class Areas:
 
     def insert(self, area: Area) -> None:
         """An area where nothing is."""
-        number = bisect_right(self._heads, area.start, 1) - 1
+        start = area.start
+        number = bisect_right(self._heads, start, 1) - 1
         block = self._blocks[number]
-        at = bisect_left(block.starts, area.start)
-        before = block.areas[at - 1] if at else None
-        after = before.next if before is not None else self.first
+        at = bisect_left(block.starts, start)
+        if at:
+            before: Area | None = block.areas[at - 1]
+            after = block.areas[at - 1].next
+        elif block.areas:
+            after = block.areas[0]
+            before = after.prev
+        else:
+            before, after = None, self.first
         area.prev, area.next = before, after
         if before is None:
             self.first = area
         else:
             before.next = area
+        if after is not None:
+            after.prev = area
         block.areas.insert(at, area)
-        block.starts.insert(at, area.start)
+        block.starts.insert(at, start)
         gap = self._gap_below(area)
         block.gaps.insert(at, gap)
         if gap > block.gap:
             self._grown(number, gap)
         self.count += 1
         if after is not None:
-            after.prev = area
-            self._refresh(after)
+            self._set_next_gap(number, at, after)
         if len(block.areas) > _FULL:
             self._halve(number)
 
     def remove(self, area: Area) -> None:
         """An area that is here."""
-        number, at = self._place(area.start)
+        number = bisect_right(self._heads, area.start, 1) - 1
         block = self._blocks[number]
+        at = bisect_left(block.starts, area.start)
         del block.areas[at], block.starts[at]
         gone = block.gaps.pop(at)
         before, after = area.prev, area.next
@@ -170,14 +179,22 @@ class Areas:
             self.first = after
         else:
             before.next = after
-        self.count -= 1
-        if not block.areas and len(self._blocks) > 1:
-            self._drop(number)
-        elif gone == block.gap:
-            self._shrunk(number)
         if after is not None:
             after.prev = before
-            self._refresh(after)
+        self.count -= 1
+        if not block.areas:
+            if len(self._blocks) > 1:
+                self._drop(number)
+                if after is not None:
+                    self._refresh(after)
+                return
+            block.gap = 0
+        elif at == 0 and number:
+            self._heads[number] = block.starts[0]
+        if after is not None:
+            self._set_next_gap(number, at - 1, after)
+        if gone == block.gap:
+            self._shrunk(number)
 
     def fill(self, areas: list[Area]) -> None:
         """The areas of an empty map, ascending."""
@@ -201,28 +218,37 @@ class Areas:
 
     def split(self, area: Area, address: int) -> Area:
         """The part from `address` on becomes an area of its own, which is returned."""
+        return self.cut(area, address, address)
+
+    def cut(self, area: Area, start: int, end: int) -> Area:
+        """What lies between two addresses inside an area goes; what follows is an area of its own, and returned."""
         upper = area.copy()
-        upper.start = address
+        by = end - area.start
+        upper.start = end
         upper.chain = area.chain
-        upper.offset += address - area.start
-        upper.anon_offset += address - area.start
-        area.end = address
-        number, at = self._place(area.start)
+        upper.offset += by
+        upper.anon_offset += by
+        area.end = start
+        number = bisect_right(self._heads, area.start, 1) - 1
         block = self._blocks[number]
+        at = bisect_left(block.starts, area.start) + 1
         after = area.next
         upper.prev, upper.next, area.next = area, after, upper
         if after is not None:
             after.prev = upper
-        block.areas.insert(at + 1, upper)
-        block.starts.insert(at + 1, address)
-        block.gaps.insert(at + 1, self._gap_below(upper))
+        block.areas.insert(at, upper)
+        block.starts.insert(at, end)
+        gap = self._gap_below(upper)
+        block.gaps.insert(at, gap)
+        if gap > block.gap:
+            self._grown(number, gap)
         self.count += 1
         if len(block.areas) > _FULL:
             self._halve(number)
         return upper
 
     def move_start(self, area: Area, start: int) -> None:
-        """The same area, from another address on; nothing may lie between."""
+        """The same area, from another address on; nothing may lie between. Its offset is the caller's to mend."""
         number, at = self._place(area.start)
         self._blocks[number].starts[at] = start
         if at == 0 and number:
@@ -234,7 +260,8 @@ class Areas:
         """The same area, up to another address."""
         area.end = end
         if area.next is not None:
-            self._refresh(area.next)
+            number, at = self._place(area.start)
+            self._set_next_gap(number, at, area.next)
 
     # --- gaps -------------------------------------------------------------------------------------
 
@@ -309,6 +336,13 @@ class Areas:
     def _refresh(self, area: Area) -> None:
         number, at = self._place(area.start)
         self._set_gap(number, at, self._gap_below(area))
+
+    def _set_next_gap(self, number: int, at: int, after: Area) -> None:
+        """The gap of the area that follows the one at a place."""
+        at += 1
+        if at == len(self._blocks[number].areas):
+            number, at = number + 1, 0
+        self._set_gap(number, at, self._gap_below(after))
 
     def _set_gap(self, number: int, at: int, gap: int) -> None:
         block = self._blocks[number]

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from elfolio.kernel.calls import Operation, Touch
 from elfolio.kernel.contents import Contents
-from elfolio.kernel.guards import Guards
 from elfolio.kernel.host import Host
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.mm import Mm
@@ -139,7 +138,7 @@ def fresh(policy: Policy, host: Host | None = None) -> Mm:
     """An address space of a small program that follows everything: a stack, and a heap that has not begun."""
     mm = Mm(policy, host)
     mm.start_brk = mm.brk = round_down(mm.host.et_dyn_base, policy.page_size)
-    mm.watchers = (Guards(), Contents(), Tables(policy))
+    mm.watchers = (Contents(), Tables(policy))
     from elfolio.kernel.adopting import adopt
 
     return adopt(mm, _first_mappings(mm))

@@ -72,16 +72,14 @@ def touch(mm: Mm, op: Touch) -> int:
 
 def fault_range(mm: Mm, area: Area, start: int, end: int, write: bool) -> int:
     """Pages of one area whose rights allow it; -EFAULT at the first behind the file's end, or with a guard marker."""
-    stop = end
+    stop = mm.guards.first(start, end) if mm.guards.ranges else end
+    if stop == start:
+        return -EFAULT
     private = not area.flags & _SHARED
     if area.file is not None:
         if private and write:
             prepare(mm, area)  # do_cow_fault does, before it asks the file for the page
         stop = min(stop, max(start, area.start + mm.align(area.file.size) - area.offset))
-    for watcher in mm.watchers:
-        guards = getattr(watcher, "first_guard", None)
-        if guards is not None:
-            stop = min(stop, guards(start, stop))
     if stop > start:
         if private and (write or _huge(mm, area, start, stop)):
             prepare(mm, area)

@@ -5,26 +5,17 @@ copied by fork, and go with the mapping.
 """
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
-
-from elfolio.kernel.vmflags import VmFlags
-
-if TYPE_CHECKING:
-    from elfolio.kernel.areas import Area
-    from elfolio.kernel.mm import Mm
 
 __all__ = ["Guards"]
 
-_WIPEONFORK = int(VmFlags.WIPEONFORK)
-
 
 class Guards:
-    """A Watcher. Ranges in bytes, ascending, apart."""
+    """Of one address space. Ranges in bytes, ascending, apart."""
 
     def __init__(self, ranges: list[tuple[int, int]] | None = None) -> None:
         self.ranges = ranges if ranges is not None else []
 
-    def first_guard(self, start: int, end: int) -> int:
+    def first(self, start: int, end: int) -> int:
         """The first guarded address of a range; its end where there is none."""
         at = bisect_right(self.ranges, (start, 1 << 64)) - 1
         if at >= 0 and self.ranges[at][1] > start:
@@ -33,47 +24,30 @@ class Guards:
             return self.ranges[at + 1][0]
         return end
 
-    def guarded(self, start: int, end: int, install: bool) -> None:
-        """Markers put into a range, or taken out of it."""
-        kept = _without(self.ranges, start, end)
-        self.ranges = sorted([*kept, (start, end)]) if install else kept
+    def install(self, start: int, end: int) -> None:
+        """Every page of the range gets a marker."""
+        self.remove(start, end)
+        self.ranges = sorted([*self.ranges, (start, end)])
 
-    def touched(self, mm: "Mm", area: "Area", start: int, end: int, write: bool) -> None:
-        """Nothing: what is guarded faults before."""
+    def remove(self, start: int, end: int) -> None:
+        """No page of the range has one any more: taken away, or unmapped."""
+        kept = []
+        for low, high in self.ranges:
+            if high <= start or end <= low:
+                kept.append((low, high))
+                continue
+            if low < start:
+                kept.append((low, start))
+            if end < high:
+                kept.append((end, high))
+        self.ranges = kept
 
-    def unmapped(self, mm: "Mm", start: int, end: int) -> None:
-        """They go."""
-        if self.ranges:
-            self.ranges = _without(self.ranges, start, end)
+    def move(self, old: int, new: int, length: int) -> None:
+        """mremap takes them along."""
+        moved = self.within(old, old + length)
+        self.remove(old, old + length)
+        self.ranges = sorted(self.ranges + [(low - old + new, high - old + new) for low, high in moved])
 
-    def moved(self, mm: "Mm", source: "Area", target: "Area", old: int, new: int, length: int, keep: bool) -> None:
-        """They move."""
-        here = [(max(a, old), min(b, old + length)) for a, b in self.ranges if a < old + length and old < b]
-        rest = _without(self.ranges, old, old + length)
-        self.ranges = sorted(rest + [(a - old + new, b - old + new) for a, b in here])
-
-    def dropped(self, mm: "Mm", area: "Area", start: int, end: int) -> None:
-        """Nothing: giving pages back leaves markers alone."""
-
-    def forked(self, parent: "Mm", child: "Mm") -> "Guards":
-        """The child has them, but for what is wiped or not copied."""
-        ranges = []
-        for area in child.areas:
-            if not area.flags & _WIPEONFORK:
-                ranges += [
-                    (max(a, area.start), min(b, area.end)) for a, b in self.ranges if a < area.end and area.start < b
-                ]
-        return Guards(ranges)
-
-
-def _without(ranges: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
-    kept = []
-    for a, b in ranges:
-        if b <= start or end <= a:
-            kept.append((a, b))
-            continue
-        if a < start:
-            kept.append((a, start))
-        if end < b:
-            kept.append((end, b))
-    return kept
+    def within(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Those parts of ranges that lie in another."""
+        return [(max(low, start), min(high, end)) for low, high in self.ranges if low < end and start < high]

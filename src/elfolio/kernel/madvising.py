@@ -211,8 +211,7 @@ def _guard(mm: Mm, area: Area, start: int, end: int, *, install: bool) -> int:
         if area.anonymous:
             prepare(mm, area)
         _drop(mm, area, start, end)
-    for watcher in mm.watchers:
-        guards = getattr(watcher, "guarded", None)
-        if guards is not None:
-            guards(start, end, install)
+        mm.guards.install(start, end)
+    else:
+        mm.guards.remove(start, end)
     return 0

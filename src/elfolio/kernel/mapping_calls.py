@@ -196,13 +196,15 @@ def region(mm: Mm, start: int, end: int, vm: int, file: Mappable | None, offset:
         return -EACCES
     size = end - start
     accounted = vm & _WRITE and not vm & (_NORESERVE | _SHARED)
-    if mm.areas.crossing(start, end) is not None:
-        gone, freed = _overlapped(mm, start, end)
+    after = mm.areas.find(start)
+    if after is not None and after.start < end:
+        gone, freed = _overlapped(after, start, end)
         if beyond(mm, size - gone) or (accounted and not enough_memory(mm, size - freed)):
             return -ENOMEM
         error = mm.unmap(start, end)
         if error:
             return error
+        after = mm.areas.find(start)
     elif beyond(mm, size) or (accounted and not enough_memory(mm, size)):
         return -ENOMEM
     if accounted:
@@ -212,7 +214,6 @@ def region(mm: Mm, start: int, end: int, vm: int, file: Mappable | None, offset:
         late = not early(mm, file)
         if not late:
             vm = marked(mm, vm, file)
-    after = mm.areas.find(start)
     before = after.prev if after is not None else mm.areas.last()
     mm.total += size
     if before is not None or after is not None:
@@ -226,10 +227,9 @@ def region(mm: Mm, start: int, end: int, vm: int, file: Mappable | None, offset:
     return 0
 
 
-def _overlapped(mm: Mm, start: int, end: int) -> tuple[int, int]:
+def _overlapped(area: Area | None, start: int, end: int) -> tuple[int, int]:
     """Bytes that a new mapping will replace, and of them those with VM_ACCOUNT."""
     gone = freed = 0
-    area = mm.areas.crossing(start, end)
     while area is not None and area.start < end:
         size = min(end, area.end) - max(start, area.start)
         gone += size

@@ -11,6 +11,7 @@ from errno import EINVAL, ENOMEM, EPERM
 
 from elfolio.kernel.anon import AnonVma
 from elfolio.kernel.areas import Area, Areas
+from elfolio.kernel.guards import Guards
 from elfolio.kernel.host import Host, default_host
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.merging import CLOSES, TOUCH, VM_SPECIAL, Given, Rule, Rules, between, left, right
@@ -85,6 +86,7 @@ class Mm:
         """How often something merged."""
         self.missed: Counter[str] = Counter()
         """How often a neighbour that touches did not, by the name of the Rule."""
+        self.guards = Guards()
         self.watchers: tuple[Watcher, ...] = ()
         self._anon_vmas = 0
         self._files: dict[Mappable, Mappable] = {}
@@ -331,15 +333,31 @@ class Mm:
         area = self.areas.find(start)
         if area is None or area.start >= end:
             return 0
+        if area.start < start and end < area.end and self.count >= self.limits.max_map_count:
+            return -ENOMEM
+        at: Area | None = area
+        while at is not None and at.start < end:
+            if at.flags & _SEALED or at.special is not None:
+                error = self._split_ends(area, start, end)
+                if error:
+                    return error
+                break
+            at = at.next
+        self._take(area if area.end > start else area.next, start, end)
+        if self.guards.ranges:
+            self.guards.remove(start, end)
+        for watcher in self.watchers:
+            watcher.unmapped(self, start, end)
+        return 0
+
+    def _split_ends(self, area: Area, start: int, end: int) -> int:
+        """Where something will not be unmapped: what is split until then stays split, and nothing goes."""
         if start > area.start:
-            if end < area.end and self.count >= self.limits.max_map_count:
-                return -ENOMEM
             if area.flags & _SEALED:
                 return -EPERM
             if area.special is not None:
                 return -EINVAL
             area = self.areas.split(area, start)
-        gone = []
         at: Area | None = area
         while at is not None and at.start < end:
             if at.flags & _SEALED:
@@ -348,17 +366,30 @@ class Mm:
                 if at.special is not None:
                     return -EINVAL
                 self.areas.split(at, end)
-            gone.append(at)
             at = at.next
-        for area in gone:
-            size = area.end - area.start
+        return 0
+
+    def _take(self, area: Area | None, start: int, end: int) -> None:
+        areas = self.areas
+        while area is not None and area.start < end:
+            after = area.next
+            low, high = area.start, area.end
+            size = (high if high < end else end) - (low if low > start else start)
             self.total -= size
             if area.flags & _LOCKED:
                 self.locked -= size
-            self.areas.remove(area)
-        for watcher in self.watchers:
-            watcher.unmapped(self, start, end)
-        return 0
+            if low < start:
+                if high > end:
+                    areas.cut(area, start, end)
+                else:
+                    areas.move_end(area, start)
+            elif high > end:
+                area.offset += size
+                area.anon_offset += size
+                areas.move_start(area, end)
+            else:
+                areas.remove(area)
+            area = after
 
     # --- making another ---------------------------------------------------------------------------
 
@@ -384,6 +415,9 @@ class Mm:
             child.total += copy.end - copy.start
             copies.append(copy)
         child.areas.fill(copies)
+        if self.guards.ranges:
+            kept = (copy for copy in copies if not copy.flags & _WIPEONFORK)
+            child.guards = Guards([part for copy in kept for part in self.guards.within(copy.start, copy.end)])
         child.watchers = tuple(watcher.forked(self, child) for watcher in self.watchers)
         return child
 

@@ -250,6 +250,8 @@ def _move(mm: Mm, area: Area, address: int, old: int, new: int, flags: int, at: 
     target = copy_area(mm, area, address, new, at, keep=keep)
     # A copy that touches its unfaulted source may have swallowed it.
     source = area if area.start <= address < area.end and mm.areas.find(address) is area else target
+    if mm.guards.ranges:
+        mm.guards.move(address, at, old)
     for watcher in mm.watchers:
         watcher.moved(mm, source, target, address, at, old, keep)
     forget(target)

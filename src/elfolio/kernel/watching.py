@@ -1,7 +1,7 @@
 """kernel.watching: what follows the pages of an address space. In: what happens to ranges. Out: Watcher, a protocol.
 
-Mappings decide about mappings; page tables, guard markers and contents only follow them. Each is a watcher, and an
-address space without any pays nothing for them.
+Mappings decide about mappings; page tables and contents only follow them. Each is a watcher, and an address space
+without any pays nothing for them.
 """
 
 from typing import TYPE_CHECKING, Protocol
