@@ -96,6 +96,28 @@ def test_a_signature_that_the_headers_belie_is_doubted() -> None:
     assert (made.linker, made.confidence, len(made.evidence)) == ("mold", "possible", 2)
 
 
+LETTERS = {
+    **{"P": c.PT_PHDR, "I": c.PT_INTERP, "L": c.PT_LOAD, "D": c.PT_DYNAMIC, "N": c.PT_NOTE, "T": c.PT_TLS},
+    **{"G": c.PT_GNU_PROPERTY, "E": c.PT_GNU_EH_FRAME, "S": c.PT_GNU_STACK, "R": c.PT_GNU_RELRO},
+}
+SEEN = {
+    "GNU ld": "PILLLLDNNTGESR LLLLNNTGSR LLLLDNTESR LLLLDNNTGESR PILLLLDNNTGES PILLLLDNGESR LLLLDNGSR",
+    "gold": "PILLDNNESTR PLLDNESTR LLNNSTR",
+    "lld": "PILLLLTDRESN PLLLLTRSN PLLLLTDRESN PILLLLTDESN PLLTLLDRES",
+    "mold": "PINLLLLTDESR PNLLLLTESR PINLLLLTDEGSR PNLLLLTEGSR PINLLLLTDEGS PNLLLLTDESR",
+    "Go": "PNLLLS",
+}
+"""Program headers in the order in which these linkers wrote them, in the versions that the module names."""
+
+
+@pytest.mark.parametrize("linker", SEEN)
+def test_orders_that_were_seen(linker: str) -> None:
+    """Orders of linkers that this machine may not have, read off what they made: each tells its linker."""
+    for order in SEEN[linker].split():
+        made = identify(c.ET_DYN, [LETTERS[letter] for letter in order], [], {})
+        assert (made.linker, made.confidence) == (linker, "likely"), order
+
+
 SIGNATURES = {
     "Linker: Debian LLD 14.0.6": ("lld", "14.0.6"),
     "Linker: LLD 22.1.0 (https://github.com/llvm/llvm-project 1234)": ("lld", "22.1.0"),

@@ -3,7 +3,7 @@
 Some linkers sign their work: lld, mold and wild in .comment, gold in a note, Go's in the build information of its
 programs. GNU ld signs nothing unless --enable-linker-version was given. But each writes the program headers in an order
 of its own, which a stripped file keeps. The orders were read off programs, static programs and shared objects made by
-GNU ld 2.40, gold 1.16, lld 14 to 22, mold 1.10 and Go 1.23 to 1.24.
+GNU ld 2.40 to 2.47, gold 1.16, lld 13 to 23, mold 1.10 and 2.37, and Go 1.23 to 1.24.
 """
 
 import re
@@ -51,7 +51,7 @@ _LETTERS = {
 _ORDERS: tuple[tuple[Linker, re.Pattern[str], str], ...] = (
     ("lld", re.compile("P?I?L(TL)?T?D?RE?S?G?N?G?"), "PT_GNU_RELRO stands before PT_GNU_STACK"),
     ("lld", re.compile("PI?LT?D?E?SG?N"), "PT_NOTE stands behind PT_GNU_STACK"),
-    ("mold", re.compile("PI?NG?N?LT?D?G?ES?R?|PI?NLT?D?G?E?SR"), "PT_NOTE before the first PT_LOAD, the rest behind"),
+    ("mold", re.compile("PI?NG?N?LT?D?G?EG?S?R?|PI?NLT?D?G?E?SR"), "PT_NOTE before the first PT_LOAD, the rest behind"),
     ("Go", re.compile("PI?NI?LD?T?S?"), "PT_NOTE before the first PT_LOAD, and no PT_GNU_EH_FRAME"),
     (
         "gold",
