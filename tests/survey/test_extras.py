@@ -60,6 +60,32 @@ def test_sql_is_answered(tmp_path: Path) -> None:
     assert b'"rows": [{"kind": "object", "n": 1, "gain": 0}' in elfolio("survey", tree, "--sql", query, "--format", "json").stdout  # fmt: skip  # noqa: E501
 
 
+def test_sql_writes_a_database(tmp_path: Path) -> None:
+    """A query may attach a DuckDB file and leave the rows there."""
+    need("duckdb")
+    need("pyarrow")
+    import duckdb
+
+    plant(tmp_path / "tree")
+    query = f"attach '{tmp_path}/it.duckdb' as it; create table it.survey as from survey"
+    assert elfolio("survey", str(tmp_path / "tree"), "--sql", query).status == 0
+    with duckdb.connect(f"{tmp_path}/it.duckdb") as connection:
+        assert connection.sql("select count(*), sum(huge_win) from survey").fetchall() == [(6, 4)]
+
+
+def test_sql_without_an_answer(tmp_path: Path) -> None:
+    """An empty query, and a comment, print nothing; a large sum is an integer."""
+    need("duckdb")
+    need("pyarrow")
+    plant(tmp_path / "tree")
+    tree = str(tmp_path / "tree")
+    for query in ("", "-- nothing"):
+        done = elfolio("survey", tree, "--sql", query)
+        assert (done.status, done.stdout.strip()) == (0, b"")
+    done = elfolio("survey", tree, "--sql", "select sum(huge_win) as gain from survey", "--format", "json")
+    assert b'{"gain": 4}' in done.stdout
+
+
 def test_sql_that_is_wrong(tmp_path: Path) -> None:
     """A mistake in the query is one line, and status 2."""
     need("duckdb")

@@ -155,7 +155,7 @@ def _write_answer(args: argparse.Namespace, rows: "list[Row]") -> None:
     import duckdb
 
     from elfolio.report import survey as report
-    from elfolio.survey.table import run_sql
+    from elfolio.survey.table import records, run_sql
 
     try:
         table = run_sql(rows, args.sql)
@@ -164,9 +164,9 @@ def _write_answer(args: argparse.Namespace, rows: "list[Row]") -> None:
     if args.format == "parquet":
         _write_parquet(args, table)
         return
-    names, records = table.column_names, [list(record.values()) for record in table.to_pylist()]
+    names, answer = records(table)
     as_format = {"table": report.as_text, "json": report.records_json, "csv": report.as_csv}[args.format]
-    _put(args, as_format(names, records) + ("\n" if args.format == "json" else ""))
+    _put(args, as_format(names, answer) + ("\n" if args.format == "json" else ""))
 
 
 def _write_parquet(args: argparse.Namespace, table: Any) -> None:

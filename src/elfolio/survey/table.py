@@ -1,12 +1,13 @@
 """survey.table: rows as columns, for Parquet and for SQL. In: Rows. Out: an Arrow table, or ImportError."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, get_type_hints
 
 from elfolio.layout.summary import Summary
 from elfolio.survey.rows import COLUMNS, Row, values
 
-__all__ = ["arrow_table", "run_sql", "write_parquet"]
+__all__ = ["arrow_table", "records", "run_sql", "write_parquet"]
 
 _UNBOUND = frozenset(("congruence",))
 """Powers of two up to 2 to the 64, which no integer of a table holds: as the exponent."""
@@ -36,10 +37,24 @@ def write_parquet(table: Any, path: str) -> None:
 def run_sql(rows: Sequence[Row], query: str) -> Any:
     """The Arrow table that DuckDB answers `query` with; the rows are its table `survey`. Raises duckdb.Error."""
     import duckdb
+    import pyarrow
 
     with duckdb.connect() as connection:
         connection.register("survey", arrow_table(rows))
-        return connection.sql(query).to_arrow_table()
+        answer = connection.sql(query)
+        # A comment, or nothing at all, is a query without an answer.
+        return pyarrow.table({}) if answer is None else answer.to_arrow_table()
+
+
+def records(table: Any) -> tuple[list[str], list[list[object]]]:
+    """The names of an Arrow table's columns, and its rows. DuckDB adds integers up to 128 bits wide, which come as
+    decimals: here they are integers again."""
+    rows = [[_whole(value) for value in record.values()] for record in table.to_pylist()]
+    return list(table.column_names), rows
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else value
 
 
 def _type_of(name: str) -> type:
