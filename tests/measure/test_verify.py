@@ -13,7 +13,7 @@ from elfolio.elf.reader import read
 from elfolio.errors import ElfError
 from elfolio.kernel.execve import Execution
 from elfolio.kernel.host import default_host
-from elfolio.kernel.space import AddressSpace
+from elfolio.kernel.space import AddressSpace, VmFlags
 from elfolio.live.host import policy_here
 from elfolio.measure.compare import compare
 from elfolio.measure.hold import HoldError, held
@@ -259,3 +259,16 @@ def test_a_library_that_is_missing(tmp_path: Path) -> None:
     assert found.first.equal
     assert not found.equal
     assert "ended before its entry" in str(found.differences[0])
+
+
+@pytest.mark.parametrize("path", ["/bin/cat", "/usr/bin/python3", "/bin/bash", "/usr/bin/perl", "/sbin/ldconfig"])
+def test_flags_are_what_smaps_shows(path: str) -> None:
+    """Not only what maps shows: every flag of VmFlags, MAY flags and ACCOUNT among them, which decide what merges."""
+    if not os.path.exists(path) or not _is_elf(path):
+        pytest.skip(f"needs {path}; to force: install it")
+    found = verify(path, linking=False)
+    assert isinstance(found.predicted, Execution)
+    with held(path) as process:
+        real = process.smaps()
+    hidden = VmFlags.SOFTDIRTY  # of the machine's configuration
+    assert [vma.flags & ~hidden for vma in found.predicted.space] == [vma.flags & ~hidden for vma in real]

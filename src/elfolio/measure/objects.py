@@ -15,8 +15,9 @@ from elfolio.kernel.execve import Execution
 from elfolio.kernel.loader import LoadError, MappedObject, linked, map_object
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, Vma
+from elfolio.live.libraries import dynamic_strings
 from elfolio.measure.compare import Comparison, Difference, compare_vmas
-from elfolio.measure.program import Program, dynamic_strings, read_image
+from elfolio.measure.program import Program, read_image
 from elfolio.span import FileOffset, MappedAddress, Span, round_down
 
 __all__ = ["compare_objects", "mapped_images"]

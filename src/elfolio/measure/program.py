@@ -7,16 +7,13 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from functools import lru_cache
 
-from elfolio.elf.constants import DT_STRSZ, DT_STRTAB, PT_INTERP
+from elfolio.elf.constants import PT_INTERP
 from elfolio.elf.image import ElfImage
 from elfolio.errors import ElfError
-from elfolio.live.opened import opened
+from elfolio.live.libraries import read_image
 
-__all__ = ["Program", "dynamic_strings", "read_image", "read_program"]
-
-_IMAGES_KEPT = 512
+__all__ = ["Program", "read_image", "read_program"]
 
 
 @dataclass(frozen=True)
@@ -30,35 +27,6 @@ class Program:
     interpreter: ElfImage | None
     obstacle: OSError | None = None
     """Why the interpreter that it names cannot be one; execve fails with this errno."""
-
-
-def read_image(path: str) -> ElfImage:
-    """An ELF file by its path, links followed: maps shows where they lead. A file that has not changed is read once.
-    Raises OSError, ElfError."""
-    real = os.path.realpath(path)
-    found = os.stat(real)
-    return _read(real, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-
-
-@lru_cache(maxsize=_IMAGES_KEPT)
-def _read(path: str, key: tuple[int, ...]) -> ElfImage:
-    with opened(path) as found:
-        return found.image
-
-
-def dynamic_strings(image: ElfImage, tag: int) -> tuple[str, ...]:
-    """The texts that entries of this tag name (DT_NEEDED, DT_SONAME, DT_RUNPATH), from the file at the image's name.
-    Raises OSError."""
-    tags = dict(image.dynamic)
-    table = tags.get(DT_STRTAB, 0)
-    holding = next((s for s in image.loads if s.vaddr <= table < s.vaddr + s.filesz), None)
-    wanted = [value for kind, value in image.dynamic if kind == tag]
-    if holding is None or not wanted:
-        return ()
-    with open(image.name, "rb") as file:
-        size = min(tags.get(DT_STRSZ, 0), image.size)
-        data = os.pread(file.fileno(), size, table - holding.vaddr + holding.offset)
-    return tuple(data[at:].partition(b"\0")[0].decode("utf-8", "surrogateescape") for at in wanted)
 
 
 def read_program(path: str) -> Program:
