@@ -15,6 +15,10 @@
 #include "clone.h"
 #include "sys.h"
 
+#ifdef ELFOLIO_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x00001000
 #endif
@@ -139,6 +143,10 @@ void proxy_stop(struct proxy *p)
     while (sys5(SYS_waitid, P_PIDFD, p->pidfd, &info, WEXITED | __WALL, 0) == -EINTR)
         ;
     close(p->pidfd);
+#ifdef ELFOLIO_ASAN
+    /* It never returned from its frames: what they poisoned would stay so for who gets this memory next. */
+    __asan_unpoison_memory_region(p->stack, STACK_BYTES);
+#endif
     munmap(p->stack, STACK_BYTES);
     p->stack = NULL;
     p->pidfd = -1;

@@ -316,3 +316,64 @@ def test_a_host_that_closes_what_it_does_not_know(echo: Path) -> None:
                 return [statuses == list(range(40)), mine <= open_fds(), os.fstat(file.fileno()).st_size, children()]
 
     assert in_fresh_host(host, str(echo)) == [True, True, 0, []]
+
+
+def full_of_waiting(program: str, folder: str, trials: int) -> dict[str, Any]:
+    """As many starts as there are slots wait at a FIFO; one of their children is killed, and others are started at
+    once, before the thread that waits for it has seen that."""
+    import os
+    import signal
+    import threading
+    import time
+    from pathlib import Path
+
+    import elfolio
+    from tests.conftest import every_child
+    from tests.spawn.probing import children
+
+    def is_opening(pid: int) -> bool:
+        return Path(f"/proc/{pid}/syscall").read_text().startswith("437 ")  # openat2
+
+    def wait_at(template: elfolio.SpawnTemplate, fifo: str, ends: list[Any]) -> None:
+        try:
+            ends.append(template.spawn(["echo", "3"], actions=[elfolio.Open(50, fifo)]).wait())
+        except OSError as error:
+            ends.append(error.errno)
+
+    ends: list[Any] = []
+    codes: list[int] = []
+    for trial in range(trials):
+        fifo = f"{folder}/fifo-{trial}"
+        os.mkfifo(fifo)
+        with elfolio.SpawnTemplate(program, temperature="warm") as template:
+            template.spawn(["echo", "0"]).wait()
+            team = [
+                threading.Thread(target=wait_at, args=(template, fifo, ends)) for _ in range(8)
+            ]  # WARM_SLOTS (native/warm/protocol.h)
+            for thread in team:
+                thread.start()
+            while len(waiting := [pid for pid in every_child() if is_opening(pid)]) < len(team):
+                time.sleep(0.001)
+            time.sleep(0.02)
+            os.kill(waiting[0], signal.SIGKILL)
+            for wanted in range(7):  # one less than those after which it would be replaced
+                try:
+                    child = template.spawn(["echo", str(wanted)], actions=[elfolio.Open(50, "/dev/null")])
+                    codes.append(child.wait() - wanted)
+                except OSError as error:
+                    codes.append(-(error.errno or 1))
+            with open(fifo, "wb"):
+                for thread in team:
+                    thread.join()
+    fallbacks = elfolio.stats().programs[program].fallbacks
+    return {"codes": codes, "ends": ends, "fallbacks": list(fallbacks), "left": children()}
+
+
+def test_a_slot_that_somebody_waits_at(echo: Path, open_folder: Path) -> None:
+    """With all slots taken by starts that take their time, the slot of one that was killed is not given to another
+    start before who waits there has let go of it: that one raises, and the others are right."""
+    got = in_fresh_host(full_of_waiting, str(echo), str(open_folder), 15)
+    assert got["codes"] == [0] * 7 * 15
+    assert sorted(got["ends"]) == [3] * 7 * 15 + [errno.ECANCELED] * 15
+    assert "warm: the template's process does not answer" not in got["fallbacks"]
+    assert got["left"] == []
