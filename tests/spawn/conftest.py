@@ -14,7 +14,7 @@ import elfolio
 from elfolio.spawn import names, thermostat
 from elfolio.spawn.pool import default_pool
 from tests.spawn.comparing import Run, on_loop
-from tests.spawn.probing import HERE, compile_c, in_fresh_host
+from tests.spawn.probing import HERE, SANITIZED, compile_c, in_fresh_host
 
 if os.environ.get("ELFOLIO_TEST_EAGER"):
     thermostat.policy.eager = True
@@ -28,6 +28,13 @@ def names_directory() -> None:
     names.link_for(fd, "null")
     names.unlink_for(fd)
     os.close(fd)
+
+
+@pytest.fixture(autouse=True)
+def nothing_preloaded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the C core is sanitized, what is about warm children starts them without the sanitizer."""
+    if SANITIZED and request.path.name.startswith(("test_warm", "test_explain", "test_differential")):
+        monkeypatch.delenv("LD_PRELOAD")
 
 
 @pytest.fixture(scope="session")

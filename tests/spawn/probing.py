@@ -24,6 +24,8 @@ HERE = Path(__file__).resolve().parent
 NOBODY = 65534
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 """Whether this is `make test-sanitized`: AddressSanitizer keeps freed memory for a while, and cannot be without."""
+PRELOADED = {"LD_PRELOAD": os.environ["LD_PRELOAD"]} if SANITIZED else {}
+"""What a Python needs to load elfolio then. What it starts must not have it: it would be no more to be held warm."""
 
 
 # The files of /proc that the C core keeps open once it has read them are nobody's leak.
@@ -133,13 +135,14 @@ def in_fresh_host(function: Callable[..., Any], *arguments: Any, **options: Any)
         (
             "from __future__ import annotations",
             textwrap.dedent(inspect.getsource(function)),
-            "import json as _json, sys as _sys",
+            "import json as _json, os as _os, sys as _sys",
+            *["_os.environ.pop('LD_PRELOAD')"] * SANITIZED,
             *_EAGER * policy.eager,
             f"_result = {name}(*_json.loads(_sys.argv[1]))",
             "_sys.__stdout__.write('\\n' + _json.dumps(_result) + '\\n')",
         )
     )
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, **PRELOADED, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-W", "error", "-c", code, json.dumps(arguments)],
         **{"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 250, **options},

@@ -20,10 +20,9 @@ from elfolio.spawn import thermostat
 from elfolio.spawn.explaining import UNEQUAL, Explanation
 from elfolio.spawn.reasons import DRIFTS, REASONS, outcome_reason, take_apart
 from tests.conftest import every_child
-from tests.spawn.probing import ROOT, SANITIZED, alive, await_gone, children, in_fresh_host
+from tests.spawn.probing import PRELOADED, ROOT, alive, await_gone, children, in_fresh_host
 
 pytestmark = [
-    pytest.mark.skipif(SANITIZED, reason="AddressSanitizer is preloaded, which makes all cold; to force: make test"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="warm templates are x86-64's; to force: run it there"),
 ]
 
@@ -500,4 +499,5 @@ def test_the_page_says_what_cannot_be_equal() -> None:
 def test_explaining_is_loaded_when_it_is_asked_for() -> None:
     """A spawn does not pay for explanations."""
     code = "import sys, elfolio; elfolio.SpawnTemplate; sys.exit('elfolio.spawn.explaining' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environment = {**os.environ, **PRELOADED}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0

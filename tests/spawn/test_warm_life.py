@@ -14,12 +14,13 @@ import pytest
 
 import elfolio
 from tests.spawn.kindling import ECHO, await_standing, compile_dynamic, standing
-from tests.spawn.probing import HERE, ROOT, Snapshot, in_fresh_host, look, snapshot
+from tests.spawn.probing import HERE, PRELOADED, ROOT, Snapshot, in_fresh_host, look, snapshot
 
 _SECONDS = 5.0
 
 _OWNER = """
 import os, signal, sys, time
+os.environ.pop("LD_PRELOAD", None)
 sys.path.insert(0, {root!r})
 import elfolio
 from tests.spawn.kindling import await_standing
@@ -60,7 +61,9 @@ def test_the_owner_ends(end: str, echo: Path) -> None:
     """However a template's owner ends, the process and whoever stands by end within seconds; a fork keeps nothing."""
     code = _OWNER.format(root=str(ROOT), program=str(echo), end=ENDS[end])
     command = [sys.executable, "-W", "ignore", "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **PRELOADED}
+    ) as owner:
         assert owner.stdin is not None
         assert owner.stdout is not None
         _, *behind = (int(word) for word in owner.stdout.readline().split())
@@ -91,7 +94,9 @@ def test_the_owner_is_killed_in_mid_spawn(echo: Path) -> None:
     code = _OWNER.format(root=str(ROOT), program=str(echo), end='while True: template.spawn(["echo", "0"]).wait()')
     for turn in range(10):
         command = [sys.executable, "-W", "ignore", "-c", code]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **PRELOADED}
+        ) as owner:
             assert owner.stdin is not None
             assert owner.stdout is not None
             owner.stdout.readline()
