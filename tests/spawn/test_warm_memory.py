@@ -12,7 +12,7 @@ import pytest
 
 import elfolio
 from tests.spawn.kindling import ECHO, await_standing, compile_dynamic, temperature_of
-from tests.spawn.probing import children, in_fresh_host
+from tests.spawn.probing import SANITIZED, children, in_fresh_host
 
 pytestmark = pytest.mark.root
 
@@ -148,6 +148,7 @@ def hungry(folder: str, hog: str) -> dict[str, Any]:
     return {"out": out, "same": same, "left": children(), "kills": group.kills}
 
 
+@pytest.mark.skipif(SANITIZED, reason="AddressSanitizer takes the memory itself; to force: make test")
 def test_a_child_that_takes_too_much(group: Group, programs: Path) -> None:
     """The kernel kills the warm child that wants more than the host's group has: it alone ends so, the template's
     process and the other children are what they were."""
