@@ -37,6 +37,7 @@ def adopt(mm: Mm, space: AddressSpace, mappable: Callable[[OpenFile], Mappable] 
     """`mm` with the value's VMAs; it must be empty. `[vsyscall]` is no VMA of a process, and left out."""
     anon_vmas: dict[int, AnonVma] = {}
     areas = [_area(mm, vma, mappable, anon_vmas) for vma in space if vma.name != "[vsyscall]"]
+    mm.skip_anon_vmas(max(anon_vmas, default=0))
     mm.areas.fill(areas)
     mm.total = sum(area.end - area.start for area in areas)
     mm.locked = sum(area.end - area.start for area in areas if area.flags & _LOCKED)
@@ -55,9 +56,7 @@ def _area(mm: Mm, vma: Vma, mappable: Callable[[OpenFile], Mappable], anon_vmas:
     anon = vma.anon_pgoff * mm.page
     area = Area(vma.start, vma.end, int(vma.flags), anon if file is None else vma.offset, file, anon or vma.start)
     if vma.anon_vma is not None:
-        if vma.anon_vma not in anon_vmas:
-            anon_vmas[vma.anon_vma] = mm.new_anon_vma()
-        made = anon_vmas[vma.anon_vma]
+        made = anon_vmas.setdefault(vma.anon_vma, AnonVma(vma.anon_vma))
         area.anon_vma = made
         area.chain = (made,) * max(1, vma.anon_vma_chain)
     area.closes = vma.closes or (file is not None and file.closes)

@@ -169,6 +169,10 @@ class Mm:
         self._anon_vmas += 1
         return AnonVma(self._anon_vmas)
 
+    def skip_anon_vmas(self, number: int) -> None:
+        """New ones get numbers above this."""
+        self._anon_vmas = max(self._anon_vmas, number)
+
     # --- splitting and merging --------------------------------------------------------------------
 
     def merge_new(
