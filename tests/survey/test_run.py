@@ -14,7 +14,7 @@ from elfolio.survey import pool, tree
 from elfolio.survey.examine import Batch, Examined
 from elfolio.survey.pool import WorkersLost
 from elfolio.survey.rows import COLUMNS, COSTS, Problem, Row, ranked, values
-from elfolio.survey.run import Survey, survey
+from elfolio.survey.run import Survey, as_seen_here, once, survey
 from elfolio.survey.tree import list_files
 from tests.elfwriter import Elf, Ph
 from tests.survey.trees import plant
@@ -70,6 +70,17 @@ def test_values_and_columns_go_together(planted: Path) -> None:
     assert (record["path"], record["rwx"], record["executable_stack"]) == (row.path, True, True)
     for name in COLUMNS:
         assert record[name] == getattr(row, name, getattr(row.summary, name, None))
+
+
+def test_device_numbers_of_other_machines_do_not_count(planted: Path) -> None:
+    """Rows from two workers with one device number for different file systems stay two, and hard links with two
+    device numbers for one file system become one."""
+    rows = survey([str(planted)], jobs=1).rows
+    strange = [row._replace(device=1, inode=1) for row in rows]
+    again = rows[0]._replace(path=str(planted / "bin/small"), device=2)
+    assert once([as_seen_here(row) for row in (*strange, again)]) == rows
+    gone = rows[0]._replace(path="/nowhere")
+    assert as_seen_here(gone) == gone
 
 
 def many(root: Path, count: int = 200) -> None:

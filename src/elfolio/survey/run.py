@@ -10,7 +10,7 @@ from elfolio.survey.pool import in_processes
 from elfolio.survey.rows import Problem, Row
 from elfolio.survey.tree import list_files
 
-__all__ = ["Survey", "once", "survey"]
+__all__ = ["Survey", "as_seen_here", "once", "survey"]
 
 Progress = Callable[[int, int, int], None]
 """Called with the files done, all files, and the ELF files found."""
@@ -50,8 +50,20 @@ def survey(
         done += examined.files
         if progress is not None:
             progress(done, listed.files, len(rows))
+    if cluster is not None:
+        rows = [as_seen_here(row) for row in rows]
     rows.sort(key=lambda row: row.path)
     return Survey(names, listed.files, once(rows), sorted(set(problems)), time.perf_counter() - began)
+
+
+def as_seen_here(row: Row) -> Row:
+    """The row with this machine's device number. Of a network's file system each machine makes up its own, so that
+    those of two workers neither show that files are one nor that they are two."""
+    try:
+        facts = os.lstat(row.path)
+    except OSError:
+        return row
+    return row._replace(device=facts.st_dev, inode=facts.st_ino)
 
 
 def once(rows: Iterable[Row]) -> list[Row]:
