@@ -264,7 +264,7 @@ def test_a_record() -> None:
     assert log.facts["page"] == 4096
     image = events[0]
     assert isinstance(image, Image)
-    assert (image.path, image.start_brk, image.vmas[0].perms, image.vmas[0].anon_vma) == ("/bin/x", 4096, "rw-p", 0)
+    assert (image.path, image.start_brk, image.vmas[0].perms, image.written) == ("/bin/x", 4096, "rw-p", (4096,))
     assert events[1:] == [
         Call(7, "mmap", (0, 4096, 1, 2, 3, 0), 28672, 0, 3, Mappable(OpenFile("/lib/y", 98, 8, 1, 5), writable=False)),
         Touched(7, ((28672, 32768),), 4),

@@ -22,6 +22,7 @@ from elfolio.kernel.pages import Side, moves
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, Vma
 from elfolio.kernel.trace_steps import Do, Exec, Fork, Gone, Step, Written
+from elfolio.kernel.vmflags import MNEMONICS
 from elfolio.span import MappedAddress
 
 __all__ = ["Difference", "Ending", "Lane", "Touching", "replay"]
@@ -56,7 +57,8 @@ class Ending:
     merged: int
     missed: dict[str, int]
     apart: dict[str, int]
-    """Neighbours that touch and are two, by the rule that keeps them so; `chance` where they could be one."""
+    """Neighbours that touch and are two, by the rule that keeps them so; `chance` where they could be one. Empty where
+    an earlier process of the same program had as many VMAs."""
     mergeable: int
     """Bytes with KSM's flag."""
     mapped: int
@@ -64,7 +66,7 @@ class Ending:
     real: int | None
     """How many VMAs it really had, where the trace shows that."""
     equal: bool | None
-    """Whether they were the same ones."""
+    """Whether they were the same ones: addresses, and flags as smaps shows them."""
 
 
 class _Moves:
@@ -126,6 +128,7 @@ class Lane:
         self.endings: list[Ending] = []
         self.differences: list[Difference] = []
         self.different = 0
+        self._peaks: dict[str, int] = {}
         self.assumed = 0
         """Bytes that the trace shows to have been mapped before it says so: of images that it does not show."""
         self.moves = _Moves(self.policy)
@@ -209,11 +212,12 @@ class Lane:
     def _written(self, step: Written) -> None:
         if self.touching != "traced":
             return
-        space = self._spaces[step.space]
-        before = space.mm.areas.count
+        mm = self._spaces[step.space].mm
         for start, end in step.ranges:
-            apply(space.mm, Touch(start, end - start, write=True))
-        self.vmas += space.mm.areas.count - before
+            area = mm.areas.find(start)
+            # Only the first write to an area changes anything, but where a stack grows.
+            if area is None or area.anon_vma is None or start < area.start or end > area.end:
+                apply(mm, Touch(start, end - start, write=True))
 
     # --- address spaces ---------------------------------------------------------------------------
 
@@ -229,15 +233,14 @@ class Lane:
     def _exec(self, step: Exec) -> None:
         before = self._spaces[step.before].mm if step.before is not None else self._first()
         vmas = step.vmas or ()
-        plain = tuple(replace(vma, anon_vma=None, anon_vma_chain=0) for vma in vmas)
-        mm = before.exec(AddressSpace(plain, self.policy.page_size, start_brk=MappedAddress(step.start_brk)))
+        mm = before.exec(AddressSpace(vmas, self.policy.page_size, start_brk=MappedAddress(step.start_brk)))
         mm.watchers = (self.moves,)
         mm.merge_any = mm.merge_any or _marked(vmas)
         if mm.merge_any or (self.memory_merge and step.before is None):
             _mark(mm)
-        for vma in vmas:
-            area = mm.areas.find(vma.start)
-            if vma.anon_vma is not None and area is not None and self.touching == "traced":
+        for start in step.written if self.touching == "traced" else ():
+            area = mm.areas.find(start)
+            if area is not None:
                 prepare(mm, area)
         if self.touching == "all":
             fault_all(mm)
@@ -254,7 +257,7 @@ class Lane:
         self.vmas -= mm.count
         self.merged += mm.merged
         self.missed.update(mm.missed)
-        real = None if step.vmas is None else [_seen(vma) for vma in step.vmas if vma.name != "[vsyscall]"]
+        real = None if step.vmas is None else _as_seen(step.vmas)
         self.endings.append(
             Ending(
                 space.path,
@@ -263,13 +266,20 @@ class Lane:
                 space.operations,
                 mm.merged,
                 dict(mm.missed),
-                _apart(mm),
+                self._apart(space),
                 ksm.mergeable_bytes(mm),
                 sum(area.end - area.start for area in mm.areas),
                 None if real is None else len(real),
-                None if real is None else real == [(a.start, a.end, _perms(a)) for a in mm.areas],
+                None if real is None else real == _as_shown(mm.areas),
             )
         )
+
+    def _apart(self, space: _Space) -> dict[str, int]:
+        """Of the process that had most VMAs of all that ran its program so far; the others' would not be shown."""
+        if space.peak <= self._peaks.get(space.path, 0):
+            return {}
+        self._peaks[space.path] = space.peak
+        return _apart(space.mm)
 
 
 def replay(steps: Iterable[Step], lanes: Iterable[Lane]) -> None:
@@ -330,11 +340,16 @@ def _apart(mm: Mm) -> dict[str, int]:
     return dict(found)
 
 
-def _perms(area: Area) -> str:
-    flags = area.flags
-    read, write, execute = flags & 1, flags & 2, flags & 4
-    return f"{'r' if read else '-'}{'w' if write else '-'}{'x' if execute else '-'}{'s' if flags & 0x80 else 'p'}"
+_SHOWN = 0
+for _bit in MNEMONICS.values():
+    _SHOWN |= int(_bit)
+_SHOWN &= ~0x8000000
+"""What smaps shows of a VMA's flags, without VM_SOFTDIRTY, which follows single pages."""
 
 
-def _seen(vma: Vma) -> tuple[int, int, str]:
-    return vma.start, vma.end, vma.perms
+def _as_shown(areas: Iterable[Area]) -> list[tuple[int, int, int]]:
+    return [(area.start, area.end, area.flags & _SHOWN) for area in areas]
+
+
+def _as_seen(vmas: Iterable[Vma]) -> list[tuple[int, int, int]]:
+    return [(vma.start, vma.end, int(vma.flags) & _SHOWN) for vma in vmas if vma.name != "[vsyscall]"]

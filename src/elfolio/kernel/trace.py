@@ -50,9 +50,10 @@ class Image(NamedTuple):
     pid: int
     path: str
     vmas: tuple[Vma, ...]
-    """`anon_vma` is 0 for a mapping with anonymous pages, whose number says nothing."""
     start_brk: int
     line: int
+    written: tuple[int, ...] = ()
+    """Where those VMAs begin that have anonymous pages."""
 
 
 class Touched(NamedTuple):

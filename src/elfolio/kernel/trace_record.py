@@ -76,7 +76,9 @@ def _event(value: dict[str, Any], line: int) -> Event:
     if "t" in value:
         return Touched(pid, tuple((_number(start), _number(end)) for start, end in value["t"]), line)
     if "x" in value:
-        return Image(pid, _text(value["x"]), tuple(map(_vma, value["v"])), _number(value["b"]), line)
+        rows = value["v"]
+        written = tuple(row[0] for row in rows if row[9])
+        return Image(pid, _text(value["x"]), tuple(map(_vma, rows)), _number(value["b"]), line, written)
     _number(value["e"])
     return Ended(pid, line, tuple(map(_vma, value["v"])) if value.get("v") else None)
 
@@ -106,11 +108,12 @@ def _file(
     for number in (major, minor, inode, opening, magic, access, mode):
         _number(number)
     known = known_file(OpenFile(_text(path), inode, major, minor, opening))
+    known = replace(known, readable=access != 1, writable=access != 0)
     if known.kind != "regular":
         return known
     fs = _MAGIC.get(magic, f"{magic:#x}")
     kind = "shmem" if fs == "tmpfs" else "hugetlb" if fs == "hugetlbfs" else "regular" if mode == _REGULAR else "device"
-    return replace(known, kind=kind, fs=fs, readable=access != 1, writable=access != 0)
+    return replace(known, kind=kind, fs=fs)
 
 
 def _number(value: object) -> int:
@@ -131,7 +134,7 @@ _FLAGS: dict[str, VmFlags] = {}
 
 
 def _vma(row: list[Any]) -> Vma:
-    start, end, perms, offset, major, minor, inode, name, words, anonymous = row
+    start, end, perms, offset, major, minor, inode, name, words, _ = row
     if not 0 <= _number(start) < _number(end):
         raise ValueError(f"{start:#x}-{end:#x} is no range")
     flags = _FLAGS.get(perms + words)
@@ -149,6 +152,4 @@ def _vma(row: list[Any]) -> Vma:
         FileOffset(_number(offset)),
         _text(name),
         anon_pgoff=0 if file else start >> 12,
-        anon_vma=0 if anonymous else None,
-        anon_vma_chain=1 if anonymous else 0,
     )

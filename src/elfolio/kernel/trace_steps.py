@@ -73,6 +73,8 @@ class Exec(NamedTuple):
     """None: the trace does not show them."""
     start_brk: int
     line: int
+    written: tuple[int, ...] = ()
+    """Where those VMAs begin that have anonymous pages."""
 
 
 class Gone(NamedTuple):
@@ -120,7 +122,7 @@ class Steps:
                 yield from self._known(event.pid, event.line)
                 yield Written(spaces[event.pid], event.ranges, event.line)
             elif type(event) is Image:
-                yield from self._executed(event.pid, event.path, event.vmas, event.start_brk, event.line)
+                yield from self._executed(event, event.path, event.vmas, event.start_brk, event.written)
             elif type(event) is Ended:
                 yield from self._ended(event)
 
@@ -148,12 +150,18 @@ class Steps:
         yield from self._leave(event.pid, event.vmas, event.line)
         self._files.pop(event.pid, None)
 
-    def _executed(self, pid: int, path: str, vmas: tuple[Vma, ...] | None, start_brk: int, line: int) -> Iterator[Step]:
-        before = self._spaces.get(pid)
+    def _executed(
+        self,
+        event: Image | Call,
+        path: str,
+        vmas: tuple[Vma, ...] | None,
+        start_brk: int,
+        written: tuple[int, ...],
+    ) -> Iterator[Step]:
         space = self._new()
-        yield Exec(space, before, path, vmas, start_brk, line)
-        yield from self._leave(pid, None, line)
-        self._spaces[pid] = space
+        yield Exec(space, self._spaces.get(event.pid), path, vmas, start_brk, event.line, written)
+        yield from self._leave(event.pid, None, event.line)
+        self._spaces[event.pid] = space
 
     def _forked(self, call: Call) -> Iterator[Step]:
         child, flags = cast("int", call.result), cast("int", call.args[0])
@@ -189,7 +197,7 @@ class Steps:
         elif name == "execve":
             self.calls += 1
             if call.result is not None and not call.errno:
-                yield from self._executed(call.pid, str(call.args[0]) if call.args else "", None, 0, call.line)
+                yield from self._executed(call, str(call.args[0]) if call.args else "", None, 0, ())
         elif not self._descriptor(call):
             self.calls += 1
             self.left_out[name] = self.left_out.get(name, 0) + 1
