@@ -84,11 +84,7 @@ def verdict(lane: LaneReport) -> str:
 
 def _head(report: Report, width: int, ink: Ink) -> Iterator[str]:
     yield ink("strong", plain(report["trace"]))
-    rate = report["calls"] * len(report["lanes"]) / report["seconds"] if report["seconds"] else 0
-    said = (
-        f"{report['format']}, {report['lines']} lines, {report['calls']} calls that concern memory, "
-        f"{rate:.0f} operations a second"
-    )
+    said = f"{report['format']}, {report['lines']} lines, {report['calls']} calls that concern memory"
     if report["unreadable"]:
         said += f"; {report['unreadable']} lines could not be read"
     if report["left_out"]:
@@ -98,13 +94,19 @@ def _head(report: Report, width: int, ink: Ink) -> Iterator[str]:
     if report["lost_faults"]:
         said += f"; {report['lost_faults']} page faults were lost"
     yield from wrapped(said, width, "  ")
-    if report["faults"] != "all" and any(lane["touching"] == "none" for lane in report["lanes"]):
+    if report["faults"] == "none" and any(lane["touching"] == "none" for lane in report["lanes"]):
         yield from wrapped(_BOUNDS, width, "  ")
+    if report["faults"] == "user":
+        yield from wrapped(_USER, width, "  ")
 
 
 _BOUNDS = (
     "Merging depends on which memory was written, and the trace does not say: each policy is tried with nothing "
     "written and with everything, and the truth lies between. elfolio replay --record knows."
+)
+_USER = (
+    "What the kernel wrote for the program, into the buffer of a read say, is not known: to sample that takes "
+    "CAP_PERFMON, or vm.perf_event_paranoid at 1."
 )
 
 
