@@ -110,11 +110,11 @@ def test_processes_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_batch_is_lost_or_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty times over, three processes that are hardly started when all is done give each batch once."""
+    """Thirty times over, three processes that are hardly started when all is done give each batch once."""
     monkeypatch.setattr(tree, "BATCH", 16)
     many(tmp_path)
     batches = list_files([str(tmp_path)]).batches
-    for _ in range(60):
+    for _ in range(30):
         found = [row.path for examined in pool.in_processes(batches, 3) for row in examined.rows]
         assert (len(found), len(set(found))) == (133, 133)
 
