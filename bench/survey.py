@@ -43,6 +43,7 @@ def parsed() -> argparse.Namespace:
         "--files", type=int, default=1000, metavar="N", help="ELF files of the first table, spread evenly"
     )
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of every row")
+    parser.add_argument("--no-tree", action="store_true", help="the first table only")
     parser.add_argument("--markdown", action="store_true", help="tables for a README")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample, in seconds")
     return parser.parse_args()
@@ -206,14 +207,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         program = compiled(Path(folder))
         first = measure(per_file(program, paths), options.rounds)
-        second = measure(whole(program, options.roots), max(3, options.rounds // 2))
+        second = {} if options.no_tree else measure(whole(program, options.roots), max(3, options.rounds // 2))
     headings = ("", "median", "least", "most", "times elfolio")
     print(", ".join(f"{value}" for value in machine.describe().values()) + "\n")
     title = f"One ELF file, microseconds: {len(paths)} of {len(found.rows)} files, {options.rounds} rounds"
     rows = table(first, OURS, 1e6 / len(paths), ".1f")
     print(show(title, headings, rows, markdown=options.markdown))
-    title = f"All of {' '.join(options.roots)}, seconds: {found.files} files, {len(found.rows)} of them ELF"
-    print(show(title, headings, table(second, f"{OURS}, one process", 1, ".2f"), markdown=options.markdown))
+    if second:
+        title = f"All of {' '.join(options.roots)}, seconds: {found.files} files, {len(found.rows)} of them ELF"
+        print(show(title, headings, table(second, f"{OURS}, one process", 1, ".2f"), markdown=options.markdown))
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": machine.describe(), "file": first, "tree": second}))
     return 0
