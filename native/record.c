@@ -39,7 +39,9 @@ static struct pages *pages_for(void *context, pid_t process)
 {
     struct recorder *r = context;
     struct thread *t = thread_find(&r->threads, process);
-    return t && t->mm ? &t->mm->touched : NULL;
+    if (!t || !t->mm) /* the first thread of a process may end before others */
+        t = thread_of(&r->threads, process);
+    return t ? &t->mm->touched : NULL;
 }
 
 /* What this address space has touched by now, before something changes in it. */
@@ -335,6 +337,9 @@ static void become(const struct record_plan *plan, int wait, int failed)
 /* The tracer, a process of its own; the program is its child. */
 static void tracer(const struct record_plan *plan, struct record_result *result, const struct sigaction *saved)
 {
+    /* Who ignores SIGCHLD has its children's statuses thrown away. */
+    struct sigaction plain = {.sa_handler = SIG_DFL}, child;
+    sigaction(SIGCHLD, &plain, &child);
     struct recorder *r = calloc(1, sizeof *r);
     int begin[2], failed[2], error[2];
     sigset_t none;
@@ -348,6 +353,7 @@ static void tracer(const struct record_plan *plan, struct record_result *result,
     if (!r->root) {
         sigaction(SIGINT, &saved[0], NULL);
         sigaction(SIGQUIT, &saved[1], NULL);
+        sigaction(SIGCHLD, &child, NULL);
         signal(SIGPIPE, SIG_DFL); /* Python ignores these two */
         signal(SIGXFSZ, SIG_DFL);
         sigprocmask(SIG_SETMASK, (sigemptyset(&none), &none), NULL);

@@ -11,6 +11,15 @@ struct thread *thread_find(struct threads *all, pid_t tid)
     return t;
 }
 
+struct thread *thread_of(struct threads *all, pid_t process)
+{
+    for (int i = 0; i < BUCKETS; i++)
+        for (struct thread *t = all->bucket[i]; t; t = t->chained)
+            if (t->process == process && t->mm)
+                return t;
+    return NULL;
+}
+
 struct thread *thread_add(struct threads *all, pid_t tid)
 {
     struct thread *t = calloc(1, sizeof *t);

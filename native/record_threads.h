@@ -47,6 +47,8 @@ struct threads {
 };
 
 struct thread *thread_find(struct threads *all, pid_t tid);
+/* Any thread of the process that still has its memory. */
+struct thread *thread_of(struct threads *all, pid_t process);
 struct thread *thread_add(struct threads *all, pid_t tid);
 void thread_remove(struct threads *all, struct thread *t);
 struct mm *mm_new(void);

@@ -280,6 +280,28 @@ def test_formats_are_told_apart() -> None:
     assert all(looks_like_strace(line) and not looks_like_perf(line) for line in PLAIN)
 
 
+@pytest.mark.root
+def test_a_real_perf_trace(tmp_path: Path) -> None:
+    """All lines of a real perf trace are read, with as many mappings as strace sees."""
+    tool = shutil.which("perf")
+    if tool is None:
+        pytest.skip("needs perf; to force: apt-get install linux-perf")
+    log = Log(str(tmp_path / "log"))
+    calls = "mmap,munmap,mprotect,mremap,brk,madvise,clone,clone3,fork,vfork,execve,exit_group"
+    words = [tool, "trace", "-o", log.name, "-e", calls, "sh", "-c", "ls / >/dev/null; ls /etc >/dev/null"]
+    done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    if done.returncode or not Path(log.name).stat().st_size:
+        pytest.skip(f"perf may not trace here: {done.stderr.decode()[-200:]}")
+    text = Path(log.name).read_text()
+    events = list(read_perf(text.splitlines(True), log))
+    assert list(log) == []
+    for name in ("mmap", "munmap", "mprotect", "brk"):
+        seen = sum(isinstance(event, Call) and event.name == name for event in events)
+        assert seen == len(re.findall(rf" {name}\(.*= ", text)) > 0
+    made = [event.result for event in events if isinstance(event, Call) and event.name in ("clone", "vfork", "clone3")]
+    assert len(set(made)) == len(made) >= 1
+
+
 def test_a_real_log(tmp_path: Path) -> None:
     """All lines of a real strace's log of several processes are read, and each mapping call in it is an event."""
     tool = shutil.which("strace")

@@ -195,6 +195,32 @@ def test_signals(program: str) -> None:
     assert recorded("/bin/sh", "-c", script)[0] == 5
 
 
+def test_a_caller_that_ignores_sigchld() -> None:
+    """Statuses are not lost where SIGCHLD is ignored, and the command inherits that it is."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert recorded("/bin/sh", "-c", "ls / >/dev/null; exit 3")[0] == 3
+        status, events, _ = recorded("/bin/grep", "-q", "SigIgn:.*1....$", "/proc/self/status")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert status == 0
+    assert isinstance(events[-1], Ended)
+
+
+@pytest.mark.root
+def test_another_pid_namespace() -> None:
+    """Processes that count from 1 are known by the numbers that they have here."""
+    status, events, log = recorded("/usr/bin/unshare", "--pid", "--fork", "sh", "-c", "ls / >/dev/null; exit 4")
+    if status == 1:
+        pytest.skip("no pid namespace can be made here")
+    assert status == 4
+    assert {event.pid for event in events if isinstance(event, Image)} <= {event.pid for event in events}
+    assert min(event.pid for event in events) > 2
+    if log.facts["faults"] != "none":
+        images = {event.pid for event in events if isinstance(event, Image)}
+        assert images <= {event.pid for event in events if isinstance(event, Touched)}
+
+
 def test_what_cannot_be_run(tmp_path: Path) -> None:
     """The errno of execve, and which step it was."""
     file = tmp_path / "x"

@@ -161,21 +161,27 @@ def _again(first: "Event | None", rest: "Iterator[Event]") -> "Iterator[Event]":
 def _own(log: "Log") -> "Policy":
     """The traced kernel's policy; this machine's where the trace does not say."""
     import re
+    from dataclasses import replace
 
     from elfolio.kernel.policy import policy
     from elfolio.live.host import policy_here
 
     release = re.match(r"\d+\.\d+(?:\.\d+)?", str(log.facts.get("kernel", "")))
-    return policy_here() if release is None else policy(f"linux-{release[0]}")
+    if release is None:
+        return policy_here()
+    return replace(policy(f"linux-{release[0]}"), machine=str(log.facts.get("machine", "x86_64")))
 
 
 def _lanes(args: argparse.Namespace, log: "Log", own: "Policy") -> "list[Lane]":
+    from dataclasses import replace
+
     from elfolio.errors import InvalidArgument
     from elfolio.kernel.policy import PMD_SIZES, policy
     from elfolio.kernel.replaying import Lane
 
     try:
-        policies = [policy(name) for name in args.policy or ()] or [own]
+        machine = str(log.facts.get("machine", own.machine))
+        policies = [replace(policy(name), machine=machine) for name in args.policy or ()] or [own]
     except InvalidArgument as error:
         raise Failure(str(error.strerror)) from error
     page = log.facts.get("page", 4096)

@@ -56,7 +56,7 @@ def read_record(lines: Iterable[str], log: Log) -> Iterator[Event]:
             elif "facts" in value:
                 log.facts.update(value)
             else:
-                yield _event(value, log.lines)
+                yield _event(value, log)
         except json.JSONDecodeError as error:
             log.note(log.lines, error.pos, f"no JSON: {error.msg}")
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -69,7 +69,8 @@ def _first(value: Any, log: Log) -> None:
     log.facts.update(value)
 
 
-def _event(value: dict[str, Any], line: int) -> Event:
+def _event(value: dict[str, Any], log: Log) -> Event:
+    line = log.lines
     pid = _number(value["p"])
     if "c" in value:
         return _call(pid, value, line)
@@ -78,9 +79,9 @@ def _event(value: dict[str, Any], line: int) -> Event:
     if "x" in value:
         rows = value["v"]
         written = tuple(row[0] for row in rows if row[9])
-        return Image(pid, _text(value["x"]), tuple(map(_vma, rows)), _number(value["b"]), line, written)
+        return Image(pid, _text(value["x"]), _vmas(rows, log), _number(value["b"]), line, written)
     _number(value["e"])
-    return Ended(pid, line, tuple(map(_vma, value["v"])) if value.get("v") else None)
+    return Ended(pid, line, _vmas(value["v"], log) if value.get("v") else None)
 
 
 def _call(pid: int, value: dict[str, Any], line: int) -> Call:
@@ -133,7 +134,14 @@ _FLAGS: dict[str, VmFlags] = {}
 """Few combinations make up all of a record."""
 
 
-def _vma(row: list[Any]) -> Vma:
+def _vmas(rows: list[list[Any]], log: Log) -> tuple[Vma, ...]:
+    page = log.facts.get("page", 4096)
+    if not isinstance(page, int) or page <= 0:
+        raise ValueError(f"pages of {page} bytes")
+    return tuple(_vma(row, page) for row in rows)
+
+
+def _vma(row: list[Any], page: int) -> Vma:
     start, end, perms, offset, major, minor, inode, name, words, _ = row
     if not 0 <= _number(start) < _number(end):
         raise ValueError(f"{start:#x}-{end:#x} is no range")
@@ -151,5 +159,5 @@ def _vma(row: list[Any]) -> Vma:
         file,
         FileOffset(_number(offset)),
         _text(name),
-        anon_pgoff=0 if file else start >> 12,
+        anon_pgoff=0 if file else start // page,
     )
