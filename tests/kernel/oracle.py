@@ -60,8 +60,8 @@ _BUILT_MINIMUM = 65536 if os.uname().machine == "x86_64" else 32768
 _HEADER = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) \S+ \d+ *(.*)\n(?:[A-Z].*\n)*?VmFlags: (.*)\n", re.MULTILINE
 )
-_IGNORED = frozenset(("sd", "gu"))
-"""Soft dirty is a build option's; what the host does not compare, the model may not say."""
+_IGNORED = frozenset(("sd", "gu", "lf", "??"))
+"""Soft dirty is a build option's; what older kernels have no letters for, such as lock-on-fault, they show as ??."""
 
 Shown = tuple[int, int, str, int, frozenset[str]]
 """Start, end, perms, offset, VmFlags: what is compared of each VMA."""
@@ -83,7 +83,9 @@ def build_driver(folder: Path) -> Path:
 
 def host_policy() -> Policy:
     """The running kernel's version, and what its THP setting is."""
-    release = re.match(r"\d+\.\d+(\.\d+)?", os.uname().release)
+    # Debian's releases are called 6.1.0-56; which stable release it is stands in the version.
+    release = re.search(r"(?<=Debian )\d+\.\d+\.\d+", os.uname().version)
+    release = release or re.match(r"\d+\.\d+(\.\d+)?", os.uname().release)
     assert release is not None
     made = replace(policy(f"linux-{release[0]}"), machine=os.uname().machine, page_size=os.sysconf("SC_PAGESIZE"))
     enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -251,6 +253,7 @@ def twin(live: Live, made_policy: Policy | None = None) -> Mm:
         ipc_lock=root,
         max_map_count=int(Path("/proc/sys/vm/max_map_count").read_text()),
         dac_mmap_min_addr=minimum,
+        exec_only="ospke" in Path("/proc/cpuinfo").read_text().split(),
         overcommit=int(Path("/proc/sys/vm/overcommit_memory").read_text()),
     )
     mm = adopt(Mm(rules, host, limits), live.space())

@@ -60,7 +60,7 @@ def touch(mm: Mm, op: Touch) -> int:
         area = mm.areas.find(start)
         if area is None or (area.start > start and not _grow(mm, area, start)):
             return -EFAULT
-        if not area.flags & (_WRITE if op.write else ACCESS):
+        if not area.flags & (_WRITE if op.write else _readable(mm)):
             return -EFAULT
         upto = min(end, area.end)
         error = fault_range(mm, area, start, upto, op.write)
@@ -68,6 +68,11 @@ def touch(mm: Mm, op: Touch) -> int:
             return error
         start = upto
     return 0
+
+
+def _readable(mm: Mm) -> int:
+    """Flags of which one lets a program read."""
+    return _READ | _WRITE if mm.limits.exec_only else ACCESS
 
 
 def fault_range(mm: Mm, area: Area, start: int, end: int, write: bool) -> int:
@@ -155,7 +160,7 @@ def _fault_in(mm: Mm, area: Area, start: int, end: int, write: bool) -> int:
 def _populate(mm: Mm, area: Area, start: int, end: int) -> int:
     if area.flags & (_NO_PAGES | _LOCKONFAULT):
         return 0
-    if not area.flags & ACCESS:
+    if not area.flags & _readable(mm):
         return -ENOMEM  # EFAULT, which mlock reports as this
     write = area.flags & (_WRITE | _SHARED) == _WRITE
     return -ENOMEM if fault_range(mm, area, start, end, write) else 0

@@ -65,7 +65,7 @@ def madvise(mm: Mm, op: Madvise) -> int:
         return -EINVAL
     if not rounded:
         return 0
-    if advice.startswith("POPULATE"):
+    if advice.startswith("POPULATE") and mm.policy["populate_at_once"]:
         return populate(mm, start, start + rounded, advice=True, write=advice == "POPULATE_WRITE")
     return _walk(mm, start, start + rounded, advice, None)
 
@@ -180,6 +180,8 @@ def _pages(mm: Mm, area: Area, start: int, end: int, advice: str) -> int:
         return _remove(mm, area, start, end)
     elif advice == "COLLAPSE":
         return -EINVAL
+    elif advice.startswith("POPULATE"):
+        return populate(mm, start, end, advice=True, write=advice == "POPULATE_WRITE")
     elif advice.startswith("GUARD"):
         return _guard(mm, area, start, end, install=advice == "GUARD_INSTALL")
     return 0

@@ -50,6 +50,8 @@ class Limits:
     dac_mmap_min_addr: int | None = None
     """vm.mmap_min_addr, where that is lower than what the kernel was built with (CONFIG_LSM_MMAP_MIN_ADDR), which
     stands in Host.mmap_min_addr: hints and the search keep to the higher, MAP_FIXED to the lower."""
+    exec_only: bool = False
+    """Whether memory with PROT_EXEC alone cannot be read (execute_only_pkey: a processor with protection keys)."""
     anon_names: bool = True
     """CONFIG_ANON_VMA_NAME."""
 

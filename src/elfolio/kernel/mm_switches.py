@@ -141,17 +141,20 @@ MM_SWITCHES = (
     ),
     Switch(
         "dontunmap_no_self_merge",
-        "a mapping that MREMAP_DONTUNMAP keeps never merges with its own copy",
+        "an untouched mapping that MREMAP_DONTUNMAP keeps, and its copy that touches it: they merge (merge); the copy "
+        "merges with others only (others); it merges with nothing (alone)",
         f"copy_vma {_VMA}",
-        "7.0, or a stable branch; compared: 6.17.13, 7.0.14",
-        (((0,), False), ((7, 0), True)),
+        "7.0, or a stable branch; compared: 6.17.13, 7.0.14; read in 6.1.192, 7.2.13",
+        (((0,), "merge"), ((7, 0), "others")),
+        (((6, 1, 192), "alone"),),
     ),
     Switch(
         "dontunmap_pgoff_reset",
         "and when all of it was moved, its page offset is again that of its address",
         f"dontunmap_complete {_MREMAP}",
-        "compared: 6.17.13, 7.0.14; also in Ubuntu's 6.8.0-149",
+        "compared: 6.17.13, 7.0.14; also in Ubuntu's 6.8.0-149; read in 6.1.192",
         (((0,), False), ((7, 0), True)),
+        (((6, 1, 192), True),),
     ),
     Switch(
         "mremap_map_count_rule",
@@ -181,6 +184,13 @@ MM_SWITCHES = (
         "do_mseal (mm/mseal.c)",
         "6.10",
         (((0,), False), ((6, 10), True)),
+    ),
+    Switch(
+        "populate_at_once",
+        "MADV_POPULATE_ stops at the first hole; before, it went on behind it and said so at the end",
+        "madvise_populate (mm/madvise.c)",
+        "commit 631426ba1d45 (6.9); read in 6.1.192, 6.12.107; a running 6.1 goes on",
+        (((0,), False), ((6, 9), True)),
     ),
     Switch(
         "guard_regions",

@@ -285,9 +285,12 @@ def copy_area(mm: Mm, area: Area, address: int, size: int, at: int, *, keep: boo
             offset = at
     after = mm.areas.find(at)
     before = after.prev if after is not None else mm.areas.last()
-    if keep and unfaulted and area.anonymous and mm.policy["dontunmap_no_self_merge"]:
-        before = None if before is area else before
-        after = None if after is area else after
+    if keep and unfaulted and area.anonymous and (at == area.end or at + size == area.start):
+        rule = mm.policy["dontunmap_no_self_merge"]
+        if rule == "alone" or (rule == "others" and before is area):
+            before = None
+        if rule == "alone" or (rule == "others" and after is area):
+            after = None
     new = Given(
         at, at + size, area.flags, offset, area.file, anon_offset, area.anon_vma, area.uffd, area.anon_name,
         area.closes, None, area,
