@@ -130,6 +130,8 @@ class _Launch:
         self.tracee = _Tracee(self._proxy)
         self._child: Child | None = None
         self._failure: BaseException | None = None
+        self._met = False
+        """Whether the child came as far as its exec, and so to its tracer, which then sees its end."""
         self._thread = threading.Thread(target=self._run, name="elfolio-hold")
 
     def start(self) -> None:
@@ -141,7 +143,8 @@ class _Launch:
             self._child = self._launch()
         except BaseException as error:
             self._failure = error
-            self._proxy.close()  # it may be waiting for a child that does not come
+            if not self._met:
+                self._proxy.close()  # it waits for a child that does not come
 
     def await_exec(self) -> None:
         """Until the first instruction. Raises what the launch raised."""
@@ -181,6 +184,7 @@ class _Launch:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         outcome = self._outcome()
         if not isinstance(outcome, Child):
+            self._met = outcome[4] == _native.STEP_EXEC
             raise HoldError(outcome[3], os.strerror(outcome[3]) if outcome[3] else "refused", self._path)
         outcome.owned = True
         return outcome
