@@ -199,4 +199,11 @@ MM_SWITCHES = (
         "6.13, on anonymous memory; any from 6.15; read in 7.2.13",
         (((0,), ""), ((6, 13), "anonymous"), ((6, 15), "any")),
     ),
+    Switch(
+        "uffd_unregister_own",
+        "UFFDIO_UNREGISTER takes only what this userfaultfd watches; before, any userfaultfd's",
+        "userfaultfd_unregister (fs/userfaultfd.c)",
+        "observed: 6.1.192 and 6.12.117 take another's, 6.18.44 refuses with EINVAL; 6.17 recalled",
+        (((0,), False), ((6, 17), True)),
+    ),
 )

@@ -60,7 +60,8 @@ def uffd_unregister(mm: Mm, op: UffdUnregister) -> int:
     if area is None:
         return -EINVAL
     while at is not None and at.start < end:
-        if (at.uffd is not None and at.uffd != uffd) or not _watchable(at, at.flags):
+        others = at.uffd is not None and at.uffd != uffd and mm.policy["uffd_unregister_own"]
+        if others or not _watchable(at, at.flags):
             return -EINVAL
         at = at.next
     at = area

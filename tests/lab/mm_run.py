@@ -1,0 +1,230 @@
+"""tests.lab.mm_run: the address-space model held against another kernel. In: a kernel's name. Out: Found.
+
+One boot runs everything: cases, random sequences of operations, programs at their first instruction. By hand:
+
+    python -m tests.lab.mm_run 6.1 [OPERATIONS]
+"""
+
+import importlib.util
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from elfolio.kernel.calls import Operation, UffdRegister, UffdUnregister
+from elfolio.kernel.case_host import Undecidable
+from elfolio.kernel.cases import decide, run
+from elfolio.kernel.mappable import Mappable
+from elfolio.kernel.model import apply
+from tests.kernel import sequences
+from tests.kernel.oracle import Shown, shown_model
+from tests.lab.mm_kernels import LAB, lab_kernel
+from tests.lab.mm_live import RemoteHost, RemoteLive, Rules, Spare, open_files, rules_of, twin
+from tests.lab.mm_machine import Machine, build, machine, seconds_to_answer
+
+__all__ = ["Found", "Share", "run_cases", "run_sequences", "under"]
+
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).resolve().parent.parent / "kernel/mm_cases.json").read_text())[
+    "cases"
+]
+_DEEPEST = 4
+_LENGTH = 250
+"""Of a sequence."""
+
+
+@dataclass
+class Share:
+    """How many agreed of how many, and what the others were."""
+
+    agreed: int = 0
+    run: int = 0
+    misses: list[str] = field(default_factory=list)
+    undecided: Counter[str] = field(default_factory=Counter)
+
+    def add(self, miss: str) -> None:
+        """One more; empty for one that agreed."""
+        self.run += 1
+        self.agreed += not miss
+        if miss:
+            self.misses.append(miss)
+
+    def __str__(self) -> str:
+        return f"{self.agreed} / {self.run}"
+
+
+@dataclass
+class Found:
+    """What came of one kernel."""
+
+    release: str
+    version: str
+    machine: str
+    page: int
+    boot_seconds: float
+    seconds: float = 0.0
+    cases: Share = field(default_factory=Share)
+    operations: Share = field(default_factory=Share)
+    execs: Share = field(default_factory=Share)
+
+
+# --- cases ----------------------------------------------------------------------------------------
+
+
+def run_cases(made: Machine, rules: Rules) -> Share:
+    """Every case that is about this kernel and needs nothing but system calls."""
+    share, spare = Share(), Spare(made)
+    for case in CASES:
+        if case["kind"] not in ("syscall", "pagetable"):
+            continue
+        verdict = decide(case, rules.policy)
+        if verdict.passed is None:
+            share.undecided[verdict.reason] += 1
+            continue
+        host = RemoteHost(spare, rules.policy.machine, rules.policy.page_size)
+        try:
+            found = run(case, host)
+            share.add("" if found.passed and verdict.passed else f"{case['name']}: {found.reason or verdict.reason}")
+        except Undecidable as error:
+            share.undecided[str(error)] += 1
+        except RuntimeError as error:
+            share.add(f"{case['name']}: {error}")
+        finally:
+            host.close()
+    return share
+
+
+# --- sequences ------------------------------------------------------------------------------------
+
+
+def _sequences(page: int) -> ModuleType:
+    """tests.kernel.sequences, counting in pages of that size."""
+    spec = importlib.util.spec_from_file_location("sequences_of_pages", sequences.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    scaled = [size * page // 4096 if size % 4096 in (0, 1, 4095) else size for size in made._SIZES]
+    hostile = [value if value % 4096 or value >= 1 << 47 else value * page // 4096 for value in made._HOSTILE]
+    vars(made).update(_P=page, _SIZES=tuple(scaled), _HOSTILE=tuple(hostile))
+    return made
+
+
+def run_sequences(made: Machine, rules: Rules, operations: int, seed: int = 0) -> Share:
+    """So many random operations, compared after each; a sequence ends at its first difference."""
+    share = Share()
+    module = sequences if rules.policy.page_size == 4096 else _sequences(rules.policy.page_size)
+    files = open_files(made, rules.policy.page_size)
+    while share.run < operations:
+        steps = list(_steps(random.Random(seed), min(_LENGTH, operations - share.run)))
+        miss = _sequence(made, rules, files, steps, module, share)
+        if miss:
+            share.misses.append(f"seed {seed}: {miss}")
+        seed += 1
+    return share
+
+
+def _steps(source: random.Random, count: int) -> Iterator[sequences.Step]:
+    for _ in range(count):
+        numbers = [source.randrange(65536) for _ in range(6)]
+        yield (source.choice(sequences.KINDS), *numbers)  # type: ignore[misc]
+
+
+def _sequence(
+    made: Machine, rules: Rules, files: dict[Mappable, int], steps: Sequence[sequences.Step], module: ModuleType,
+    share: Share,
+) -> str:  # fmt: skip
+    forks, before, order = 0, "the start", tuple(files)
+    with RemoteLive(made, rules.policy.machine, rules.policy.page_size, files) as live:
+        mm = twin(live, rules)
+        if set(live.shown()) != set(shown_model(mm)):
+            share.run += 1
+            return f"{before}: {_apart(live, mm)}"
+        for step in steps:
+            share.run += 1
+            share.undecided[step[0]] += 1
+            if step[0] == "fork" and forks < _DEEPEST:
+                forks += 1
+                live.fork()
+                mm = mm.fork()
+            else:
+                operation = module.resolve(step, mm, order)
+                if operation is None:
+                    share.agreed += 1
+                    continue
+                real, modelled = live.apply(operation), apply(mm, operation)
+                if real != modelled:
+                    near = [_line(one) for one in live.shown() if _near(one, operation)]
+                    return f"{operation}: {real:#x} real, {modelled:#x} modelled; there {near}; before it {before}"
+                before = str(operation)
+            if set(live.shown()) != set(shown_model(mm)):
+                return f"after {before}: {_apart(live, mm)}"
+            share.agreed += 1
+    return ""
+
+
+def _near(shown: Shown, operation: Operation) -> bool:
+    address, length = (operation[0], operation[1]) if len(operation) > 1 else (0, 0)
+    if isinstance(operation, UffdRegister | UffdUnregister):
+        address, length = operation.address, operation.length
+    return shown[0] <= address + length and address <= shown[1]
+
+
+def _apart(live: RemoteLive, mm: Any) -> str:
+    real, modelled = set(live.shown()), set(shown_model(mm))
+    parts = [f"{side} {_line(one)}" for side, which in (("real", real - modelled), ("model", modelled - real))
+             for one in sorted(which, key=lambda shown: shown[:2])]  # fmt: skip
+    return "; ".join(parts)
+
+
+def _line(shown: Any) -> str:
+    start, end, perms, offset, flags = shown
+    return f"{start:x}-{end:x} {perms} {offset:x} {' '.join(sorted(flags))}"
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def under(name: str, operations: int, seed: int = 0, *, seconds: float = 280) -> Found:
+    """Boots one of LAB and runs everything. Raises Unavailable."""
+    kernel = lab_kernel(name)
+    with tempfile.TemporaryDirectory(prefix="lab-") as text:
+        folder = Path(text)
+        build(folder, kernel.architecture)
+        started = time.monotonic()
+        files: Mapping[str, bytes] = {}
+        try:
+            with machine(kernel, folder, files, folder, seconds=seconds) as made:
+                found = _everything(made, name, operations, seed, folder)
+        except (EOFError, BrokenPipeError) as error:
+            raise RuntimeError(f"{error}: {(folder / 'console').read_text(errors='replace')[-2000:]}") from error
+        found.seconds = time.monotonic() - started
+        return found
+
+
+def _everything(made: Machine, name: str, operations: int, seed: int, folder: Path) -> Found:
+    booted = seconds_to_answer(made)
+    kind, page = ("aarch64", 16384) if name.endswith("arm64-16k") else ("x86_64", 4096)
+    rules = rules_of(made, kind, page, folder)
+    release = made.read("/proc/sys/kernel/osrelease").decode().strip()
+    found = Found(release, ".".join(map(str, rules.policy.version)), kind, page, booted)
+    if page == 4096 and not seed:
+        found.cases = run_cases(made, rules)
+    found.operations = run_sequences(made, rules, operations, seed)
+    return found
+
+
+if __name__ == "__main__":
+    for word in sys.argv[1:2] or LAB:
+        result = under(word, *(int(number) for number in sys.argv[2:] or ["1000"]))
+        print(result.release, result.version, f"booted in {result.boot_seconds:.1f} s, {result.seconds:.1f} s in all")
+        for part in ("cases", "operations", "execs"):
+            kept: Share = getattr(result, part)
+            print(part, kept, *(f"\n  {miss}" for miss in kept.misses))
+        print(dict(result.cases.undecided))
