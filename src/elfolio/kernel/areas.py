@@ -193,7 +193,7 @@ class Areas:
             self._heads[number] = block.starts[0]
         if after is not None:
             self._set_next_gap(number, at - 1, after)
-        if gone == block.gap:
+        if gone and gone == block.gap:
             self._shrunk(number)
 
     def fill(self, areas: list[Area]) -> None:
@@ -350,7 +350,7 @@ class Areas:
         block.gaps[at] = gap
         if gap > block.gap:
             self._grown(number, gap)
-        elif was == block.gap and gap != was:
+        elif was and was == block.gap and gap != was:
             self._shrunk(number)
 
     def _grown(self, number: int, gap: int) -> None:
@@ -361,11 +361,14 @@ class Areas:
 
     def _shrunk(self, number: int) -> None:
         block = self._blocks[number]
-        was, block.gap = block.gap, max(block.gaps, default=0)
+        was, now = block.gap, max(block.gaps, default=0)
+        if now == was:
+            return
+        block.gap = now
         groups = self._groups
         if groups is not None and was == groups[number // _GROUP]:
             first = number // _GROUP * _GROUP
-            groups[number // _GROUP] = max(b.gap for b in self._blocks[first : first + _GROUP])
+            groups[number // _GROUP] = max([block.gap for block in self._blocks[first : first + _GROUP]])
 
     # --- blocks -----------------------------------------------------------------------------------
 

@@ -51,6 +51,20 @@ MM_SWITCHES = (
         (((6, 11, 7), "multiple"),),
     ),
     Switch(
+        "file_thp_align",
+        "and so are files whose file system has no rule of its own",
+        "__get_unmapped_area (mm/mmap.c)",
+        "6.7; read in 6.12.107, and a running 6.12.117 does; compared: gone in 6.14.11",
+        (((0,), False), ((6, 7), True), ((6, 14), False)),
+    ),
+    Switch(
+        "uffd_refuses_droppable",
+        "userfaultfd does not watch MAP_DROPPABLE memory; before, it was asked of the wrong flags",
+        "vma_can_userfault (include/linux/userfaultfd_k.h, mm/userfaultfd.c)",
+        "read in 6.12.107, 7.2.13; a running 6.12.117 watches it, 6.18.44 does not",
+        (((0,), False), ((6, 18), True)),
+    ),
+    Switch(
         "map_stack_no_huge",
         "MAP_STACK marks a mapping with VM_NOHUGEPAGE",
         "calc_vm_flag_bits (include/linux/mman.h)",
@@ -144,17 +158,17 @@ MM_SWITCHES = (
         "an untouched mapping that MREMAP_DONTUNMAP keeps, and its copy that touches it: they merge (merge); the copy "
         "merges with others only (others); it merges with nothing (alone)",
         f"copy_vma {_VMA}",
-        "7.0, or a stable branch; compared: 6.17.13, 7.0.14; read in 6.1.192, 7.2.13",
+        "7.0, or a stable branch; compared: 6.17.13, 7.0.14; read in 6.1.192, 7.2.13; others in a running 6.12.117",
         (((0,), "merge"), ((7, 0), "others")),
-        (((6, 1, 192), "alone"),),
+        (((6, 1, 192), "alone"), ((6, 12, 117), "others")),
     ),
     Switch(
         "dontunmap_pgoff_reset",
         "and when all of it was moved, its page offset is again that of its address",
         f"dontunmap_complete {_MREMAP}",
-        "compared: 6.17.13, 7.0.14; also in Ubuntu's 6.8.0-149; read in 6.1.192",
+        "compared: 6.17.13, 7.0.14; also in Ubuntu's 6.8.0-149; read in 6.1.192; a running 6.12.117 does",
         (((0,), False), ((7, 0), True)),
-        (((6, 1, 192), True),),
+        (((6, 1, 192), True), ((6, 12, 117), True)),
     ),
     Switch(
         "mremap_map_count_rule",

@@ -35,7 +35,7 @@ def uffd_register(mm: Mm, op: UffdRegister) -> int:
         return -EINVAL
     at: Area | None = area
     while at is not None and at.start < end:
-        error = _refused(at, adds, uffd)
+        error = _refused(mm, at, adds, uffd)
         if error:
             return error
         at = at.next
@@ -61,7 +61,7 @@ def uffd_unregister(mm: Mm, op: UffdUnregister) -> int:
         return -EINVAL
     while at is not None and at.start < end:
         others = at.uffd is not None and at.uffd != uffd and mm.policy["uffd_unregister_own"]
-        if others or not _watchable(at, at.flags):
+        if others or not _watchable(mm, at, at.flags):
             return -EINVAL
         at = at.next
     at = area
@@ -101,9 +101,11 @@ def _valid(mm: Mm, start: int, length: int) -> bool:
     return start < task_size and length <= task_size - start
 
 
-def _watchable(area: Area, flags: int) -> bool:
+def _watchable(mm: Mm, area: Area, flags: int) -> bool:
     """vma_can_userfault."""
-    if area.flags & _DROPPABLE or (not area.flags & _HUGETLB and area.flags & VM_SPECIAL):
+    if (area.flags & _DROPPABLE and mm.policy["uffd_refuses_droppable"]) or (
+        not area.flags & _HUGETLB and area.flags & VM_SPECIAL
+    ):
         return False
     shmem = area.file is not None and area.file.shmem
     if flags & _MINOR and not shmem and not area.flags & _HUGETLB:
@@ -111,8 +113,8 @@ def _watchable(area: Area, flags: int) -> bool:
     return area.anonymous or shmem or bool(area.flags & _HUGETLB)
 
 
-def _refused(area: Area, adds: int, uffd: int) -> int:
-    if not _watchable(area, adds):
+def _refused(mm: Mm, area: Area, adds: int, uffd: int) -> int:
+    if not _watchable(mm, area, adds):
         return -EINVAL
     if not area.flags & _MAYWRITE:
         return -EPERM
