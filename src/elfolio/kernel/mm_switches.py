@@ -171,6 +171,15 @@ MM_SWITCHES = (
         (((6, 1, 192), True), ((6, 12, 117), True)),
     ),
     Switch(
+        "dontunmap_splits_locked",
+        "a locked mapping of which MREMAP_DONTUNMAP moves a part is split there, so that only that part is unlocked; "
+        "before, all of it is",
+        f"needs_pre_split {_MREMAP}",
+        "read in 7.2.13; running 6.1.192 and 6.12.117 split, 6.18.44 does not",
+        (((0,), False), ((7, 0), True)),
+        (((6, 1, 192), True), ((6, 12, 117), True)),
+    ),
+    Switch(
         "mremap_map_count_rule",
         "how many mappings below vm.max_map_count mremap wants: room for what the splits and the unmapping really "
         "need; before, three or five",

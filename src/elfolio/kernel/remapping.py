@@ -223,14 +223,14 @@ def _place_and_move(mm: Mm, area: Area, address: int, old: int, new: int, flags:
         return at
     if area.special is not None and (area.start != address or area.end != address + old):
         return -EINVAL  # special_mapping_split
-    count_limit = mm.limits.max_map_count
+    splits = bool(flags & MREMAP_DONTUNMAP and area.flags & _LOCKED and mm.policy["dontunmap_splits_locked"])
     if mm.policy["mremap_map_count_rule"]:
-        if mm.count + 2 + bool(flags & MREMAP_DONTUNMAP and area.flags & _LOCKED) > count_limit:
+        if mm.count + 2 + splits > mm.limits.max_map_count:
             return -ENOMEM
-        if flags & MREMAP_DONTUNMAP and area.flags & _LOCKED:
-            area = _cut_out(mm, area, address, address + old)
-    elif mm.count >= count_limit - 3:
+    elif mm.count >= mm.limits.max_map_count - 3:
         return -ENOMEM
+    if splits:
+        area = _cut_out(mm, area, address, address + old)
     if area.flags & _ACCOUNT and not enough_memory(mm, new if flags & MREMAP_DONTUNMAP else new - old):
         return -ENOMEM
     return _move(mm, area, address, old, new, flags, at)
