@@ -50,6 +50,7 @@ test-sanitized: .venv-asan/.elfolio .venv-asan/.dev ## tests/spawn with AddressS
 bench: .venv/.elfolio .venv/.bench ## the figures of the README, and docs/benchmarks.md: a quarter of an hour
 	$(PY) bench/spawn.py $(ARGS)
 	$(PY) bench/warm.py
+	$(PY) bench/survey.py
 	$(PY) bench/agent_tools.py --write docs/benchmarks.md $(AGENT_ARGS)
 
 check: .venv/.elfolio .venv/.dev ## format, lint, types, the order of the rooms, stale docs
