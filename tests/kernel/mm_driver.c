@@ -10,13 +10,14 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/personality.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <linux/userfaultfd.h>
 #include <errno.h>
 #include <unistd.h>
 
-enum { TOUCH = 1000, FORK, UFFD_OPEN, UFFD_REGISTER, UFFD_UNREGISTER, FILL, SAME };
+enum { TOUCH = 1000, FORK, UFFD_OPEN, UFFD_REGISTER, UFFD_UNREGISTER, FILL, SAME, NAME };
 
 static sigjmp_buf faulted;
 static uint64_t page = 4096;
@@ -92,6 +93,12 @@ static int64_t uffd_unregister(int fd, uint64_t start, uint64_t length)
     return ioctl(fd, UFFDIO_UNREGISTER, &wanted) ? -errno : 0;
 }
 
+static int64_t name(uint64_t start, uint64_t length, uint64_t which)
+{
+    static const char *const names[] = {0, "one", "two", "[three]"};
+    return prctl(0x53564d41, 0, start, length, names[which & 3]) ? -errno : 0;
+}
+
 static int64_t call(const uint64_t *w)
 {
     switch (w[0]) {
@@ -108,6 +115,8 @@ static int64_t call(const uint64_t *w)
     case FILL:
     case SAME:
         return fill(w[1], w[2], w[3], w[4], w[0] == SAME);
+    case NAME:
+        return name(w[1], w[2], w[3]);
     }
     errno = 0;
     long result = syscall(w[0], w[1], w[2], w[3], w[4], w[5], w[6]);

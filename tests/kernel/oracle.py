@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 from dataclasses import dataclass, replace
+from errno import EINVAL
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,7 @@ from elfolio.kernel.calls import (
     Munlock,
     Munlockall,
     Munmap,
+    NameVma,
     Operation,
     Prctl,
     Touch,
@@ -45,7 +47,7 @@ from elfolio.kernel.policy import Policy, policy
 from elfolio.kernel.space import AddressSpace, OpenFile
 from elfolio.live.maps import read_smaps
 
-__all__ = ["FILL", "SAME", "UFFD_OPEN", "Live", "Shown", "build_driver", "host_policy", "shown_model", "twin"]
+__all__ = ["FILL", "NAMES", "SAME", "UFFD_OPEN", "Live", "Shown", "build_driver", "host_policy", "shown_model", "twin"]
 
 _NAMES = "mmap mprotect munmap brk mremap madvise mlock munlock mlockall munlockall prctl mlock2 mseal close"
 _NUMBERS = {
@@ -53,7 +55,9 @@ _NUMBERS = {
     "aarch64": (222, 226, 215, 214, 216, 233, 228, 229, 230, 231, 167, 284, 462, 57),
 }
 _CALLS = dict(zip(_NAMES.split(), _NUMBERS[os.uname().machine], strict=True))
-_TOUCH, _FORK, UFFD_OPEN, _UFFD_REGISTER, _UFFD_UNREGISTER, FILL, SAME = range(1000, 1007)
+_TOUCH, _FORK, UFFD_OPEN, _UFFD_REGISTER, _UFFD_UNREGISTER, FILL, SAME, _NAME = range(1000, 1008)
+NAMES = (None, "one", "two", "[three]")
+"""Names that the driver can give to memory; the last is none that may be given."""
 _SIGNED = 1 << 64
 _BUILT_MINIMUM = 65536 if os.uname().machine == "x86_64" else 32768
 """CONFIG_LSM_MMAP_MIN_ADDR as distributions set it."""
@@ -174,7 +178,9 @@ class Live:
             case UffdUnregister(uffd, address, length):
                 return self.call(_UFFD_UNREGISTER, self._uffd(uffd), address, length)
             case UffdClose(uffd):
-                return self.call(_CALLS["close"], self.uffds.pop(uffd))
+                return self.call(_CALLS["close"], self.uffds.pop(uffd)) if uffd in self.uffds else 0
+            case NameVma(address, length, name):
+                return self.call(_NAME, address, length, NAMES.index(name))
         return self.call(_CALLS[type(operation).__name__.lower()], *operation)  # type: ignore[arg-type]
 
     def _uffd(self, number: int) -> int:
@@ -253,6 +259,7 @@ def twin(live: Live, made_policy: Policy | None = None) -> Mm:
         ipc_lock=root,
         max_map_count=int(Path("/proc/sys/vm/max_map_count").read_text()),
         dac_mmap_min_addr=minimum,
+        anon_names=live.call(_NAME, 1 << 40, 4096, 0) != -EINVAL,
         exec_only="ospke" in Path("/proc/cpuinfo").read_text().split(),
         overcommit=int(Path("/proc/sys/vm/overcommit_memory").read_text()),
     )

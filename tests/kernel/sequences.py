@@ -17,9 +17,11 @@ from elfolio.kernel.calls import (
     Munlock,
     Munlockall,
     Munmap,
+    NameVma,
     Operation,
     Prctl,
     Touch,
+    UffdClose,
     UffdRegister,
     UffdUnregister,
 )  # fmt: skip
@@ -46,7 +48,7 @@ KINDS = (
     *["brk"] * 2,
     *["madvise"] * 3,
     *["touch"] * 4,
-    *("mlock", "munlock", "mseal", "fork", "uffd", "unuffd", "merge_any", "mlockall", "prctl", "guard", "big"),
+    *("mlock", "munlock", "mseal", "fork", "uffd", "unuffd", "merge_any", "mlockall", "prctl", "guard", "big", "name"),
 )
 """Each kind as often as it shall come, none below a hundredth."""
 
@@ -105,9 +107,13 @@ def _plain(
         case "munlock":
             return Munlock(address, _safe(address, size))
         case "mseal":
-            return Mseal(_inside(address), min(size, 3 * _P), 0 if d % 8 else 1) if e % 4 == 0 else Munlockall()
+            return Mseal(_inside(address), min(size, 3 * _P), 0 if d % 8 else 1) if e % 2 else Munlockall()
         case "uffd":
             return UffdRegister(d % 2, _inside(address), min(size, 4 * _P), (1, 1, 2, 3, 0, 4)[e % 6])
+        case "name":
+            return NameVma(address, _near(address, size), (None, "one", "one", "two", "[three]")[d % 5])
+        case "unuffd" if f % 4 == 0:
+            return UffdClose(d % 2)
         case "unuffd":
             return UffdUnregister(d % 2, _inside(address), min(size, 4 * _P))
         case "merge_any":
