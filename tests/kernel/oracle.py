@@ -181,7 +181,6 @@ class Live:
                 return self.call(_CALLS["close"], self.uffds.pop(uffd)) if uffd in self.uffds else 0
             case NameVma(address, length, name):
                 return self.call(_NAME, address, length, NAMES.index(name))
-        return self.call(_CALLS[type(operation).__name__.lower()], *operation)  # type: ignore[arg-type]
 
     def _uffd(self, number: int) -> int:
         if number not in self.uffds:
