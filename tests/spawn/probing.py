@@ -136,7 +136,7 @@ def in_fresh_host(function: Callable[..., Any], *arguments: Any, **options: Any)
             "from __future__ import annotations",
             textwrap.dedent(inspect.getsource(function)),
             "import json as _json, os as _os, sys as _sys",
-            *["_os.environ.pop('LD_PRELOAD')"] * SANITIZED,
+            *["_os.environ.pop('LD_PRELOAD')"] * (SANITIZED and "LD_PRELOAD" not in os.environ),
             *_EAGER * policy.eager,
             f"_result = {name}(*_json.loads(_sys.argv[1]))",
             "_sys.__stdout__.write('\\n' + _json.dumps(_result) + '\\n')",
