@@ -91,7 +91,7 @@ def test_every_known_change_is_a_switch() -> None:
 )
 def test_a_decision_has_a_reason(second: list[object], rule: str) -> None:
     """Of two neighbours that stayed two, the model names the rule that kept them apart, with its source."""
-    mm = _mm()
+    mm = Mm(policy("linux-6.18"), limits=Limits(anon_names=True))
     _do(mm, Mmap(_A, _P, 3, _FIXED))
     _do(mm, *second)
     upper = max(area.start for area in mm.areas)
@@ -198,6 +198,15 @@ def test_several_mappings_move_from_6_17(name: str, error: int) -> None:
     _do(mm, Mmap(_A, _P, 3, _FIXED), Mmap(_A + _P, _P, 1, _FIXED), Mmap(_A + 16 * _P, 2 * _P, 3, _FIXED))
     assert _do(mm, Mremap(_A, 2 * _P, 2 * _P, 3, _A + 16 * _P)) == [error]
     assert _arena(mm) == ([(0, 1), (1, 2)] if error < 0 else [(16, 17), (17, 18)])
+
+
+def test_files_that_place_themselves_move_alone() -> None:
+    """A mapping of a file whose file system decides on addresses is moved by itself only, not with what follows."""
+    own = Mappable(OpenFile("/ramfs/x", 10, opening=4), 64 * _P, fs="ramfs")
+    mm = _mm()
+    _do(mm, Mmap(_A, _P, 1, 0x12, own))
+    assert _do(mm, Mremap(_A, 2 * _P, 2 * _P, 3, _A + 8 * _P)) == [-EFAULT]
+    assert _do(mm, Mremap(_A, _P, _P, 3, _A + 8 * _P)) == [_A + 8 * _P]
 
 
 def test_a_source_that_is_wrong_keeps_the_destination_from_6_17() -> None:
@@ -387,6 +396,8 @@ def test_a_snapshot_comes_back() -> None:
 def test_names_are_those_of_maps() -> None:
     """The heap, the stack, named memory and files have the names that maps shows."""
     mm = fresh(policy("linux-6.18"))
+    assert _do(mm, NameVma(_A, _P, "arena")) == [-EINVAL]
+    mm.limits = Limits(anon_names=True)
     _do(mm, Brk(mm.brk + _P), Mmap(_A, _P, 3, _FIXED), NameVma(_A, _P, "arena"), Mmap(_A + 2 * _P, _P, 1, 0x12, _FILE))
     names = [vma.name for vma in mm.snapshot()]
     assert names == ["[anon:arena]", "/lib/x", "[heap]", "[vdso]", "[stack]"]

@@ -25,6 +25,10 @@ overlay, gfs2, ecryptfs, proc and hugetlbfs still have mmap; the release is that
 """
 
 
+_PLACING = frozenset(("ramfs", "proc", "sysfs", "kernfs"))
+"""File systems with a get_unmapped_area of their own; read in 7.2.13."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mappable:
     """One struct file, as mmap sees it. Equal values are one struct file: `file.opening` tells two openings apart."""
@@ -50,6 +54,11 @@ class Mappable:
     def shmem(self) -> bool:
         """shmem_file()."""
         return self.kind == "shmem"
+
+    @property
+    def places_itself(self) -> bool:
+        """Whether its f_op has a get_unmapped_area of its own, that of shmem and huge pages apart."""
+        return self.kind == "device" or self.fs in _PLACING
 
     def prepares(self, policy: Policy) -> bool:
         """Whether its f_op has mmap_prepare."""

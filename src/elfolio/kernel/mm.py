@@ -52,8 +52,8 @@ class Limits:
     stands in Host.mmap_min_addr: hints and the search keep to the higher, MAP_FIXED to the lower."""
     exec_only: bool = False
     """Whether memory with PROT_EXEC alone cannot be read (execute_only_pkey: a processor with protection keys)."""
-    anon_names: bool = True
-    """CONFIG_ANON_VMA_NAME."""
+    anon_names: bool = False
+    """CONFIG_ANON_VMA_NAME, which Debian's kernels 6.1 to 7.2 do not set."""
 
 
 class Mm:

@@ -57,7 +57,8 @@ def _aligned(mm: Mm, hint: int, length: int, flags: int, file: Mappable | None, 
         return _search(mm, hint, length, flags)
     if file is not None and file.kind != "shmem" and file.places_for_huge_pages(policy):
         return _for_huge_pages(mm, hint, length, flags, offset)
-    if (file is not None and (file.kind != "regular" or not policy["file_thp_align"])) or flags & MAP_SHARED:
+    own = file is not None and (file.kind != "regular" or file.places_itself or not policy["file_thp_align"])
+    if own or flags & MAP_SHARED:
         return _search(mm, hint, length, flags)
     rule = policy["anon_thp_align"]
     if rule == "any" or (rule == "multiple" and not hint and not length % size):

@@ -102,7 +102,7 @@ def _moves_with_others(mm: Mm, area: Area) -> bool:
     """vma_multi_allowed."""
     if area.uffd is not None:
         return False
-    return area.file is None or area.file.kind in ("regular", "shmem", "hugetlb")
+    return area.file is None or not area.file.places_itself
 
 
 def _checked(mm: Mm, area: Area, address: int, old: int, new: int, flags: int, new_address: int) -> int:
