@@ -7,22 +7,18 @@ under the policy of that kernel it should be nothing.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 from elfolio.kernel import ksm
-from elfolio.kernel.areas import Area
 from elfolio.kernel.calls import Brk, Madvise, Mmap, Mprotect, Mremap, Touch
 from elfolio.kernel.faults import prepare
 from elfolio.kernel.host import default_host
-from elfolio.kernel.merging import TOUCH, between
 from elfolio.kernel.mm import Limits, Mm
 from elfolio.kernel.model import apply, fault_all
-from elfolio.kernel.pages import Side, moves
 from elfolio.kernel.policy import Policy
+from elfolio.kernel.replay_figures import Ending, MoveCosts, apart, as_seen, as_shown
 from elfolio.kernel.space import AddressSpace, Vma
 from elfolio.kernel.trace_steps import Do, Exec, Fork, Gone, Step, Written
-from elfolio.kernel.vmflags import MNEMONICS
 from elfolio.span import MappedAddress
 
 __all__ = ["Difference", "Ending", "Lane", "Touching", "replay"]
@@ -44,57 +40,6 @@ class Difference:
     operation: object
     traced: int
     modelled: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """One address space at its end."""
-
-    path: str
-    vmas: int
-    peak: int
-    operations: int
-    merged: int
-    missed: dict[str, int]
-    apart: dict[str, int]
-    """Neighbours that touch and are two, by the rule that keeps them so; `chance` where they could be one. Empty where
-    an earlier process of the same program had as many VMAs."""
-    mergeable: int
-    """Bytes with KSM's flag."""
-    mapped: int
-    """Bytes."""
-    real: int | None
-    """How many VMAs it really had, where the trace shows that."""
-    equal: bool | None
-    """Whether they were the same ones: addresses, and flags as smaps shows them."""
-
-
-class _Moves:
-    """A Watcher that counts what mremap moves, as if every page had been there: one for all processes of a lane."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.puds = self.pmds = self.ptes = self.calls = 0
-
-    def moved(self, mm: Mm, source: Area, target: Area, old: int, new: int, length: int, keep: bool) -> None:
-        sides = [
-            Side(address, area.start, area.prev.end if area.prev is not None else 0)
-            for address, area in ((old, source), (new, target))
-        ]
-        made = moves(self._policy, sides[0], sides[1], length)
-        self.puds += made.puds
-        self.pmds += made.pmds
-        self.ptes += made.ptes
-        self.calls += 1
-
-    def touched(self, mm: Mm, area: Area, start: int, end: int, write: bool) -> None: ...
-
-    def unmapped(self, mm: Mm, start: int, end: int) -> None: ...
-
-    def dropped(self, mm: Mm, area: Area, start: int, end: int) -> None: ...
-
-    def forked(self, parent: Mm, child: Mm) -> "_Moves":
-        return self
 
 
 class _Space:
@@ -131,7 +76,7 @@ class Lane:
         self._peaks: dict[str, int] = {}
         self.assumed = 0
         """Bytes that the trace shows to have been mapped before it says so: of images that it does not show."""
-        self.moves = _Moves(self.policy)
+        self.moves = MoveCosts(self.policy)
         self._stride = 1
         self._spaces: dict[int, _Space] = {}
         self._host = replace(default_host(self.policy), memory=None, privileged=True)
@@ -257,7 +202,7 @@ class Lane:
         self.vmas -= mm.count
         self.merged += mm.merged
         self.missed.update(mm.missed)
-        real = None if step.vmas is None else _as_seen(step.vmas)
+        real = None if step.vmas is None else as_seen(step.vmas)
         self.endings.append(
             Ending(
                 space.path,
@@ -270,7 +215,7 @@ class Lane:
                 ksm.mergeable_bytes(mm),
                 sum(area.end - area.start for area in mm.areas),
                 None if real is None else len(real),
-                None if real is None else real == _as_shown(mm.areas),
+                None if real is None else real == as_shown(mm.areas),
             )
         )
 
@@ -279,7 +224,7 @@ class Lane:
         if space.peak <= self._peaks.get(space.path, 0):
             return {}
         self._peaks[space.path] = space.peak
-        return _apart(space.mm)
+        return apart(space.mm)
 
 
 def replay(steps: Iterable[Step], lanes: Iterable[Lane]) -> None:
@@ -329,27 +274,3 @@ def _mark(mm: Mm) -> None:
         own = area.special is not None or area.flags & 0x100 or area.start <= mm.start_stack < area.end
         if not own and ksm.compatible(mm, area.flags, area.file):
             area.flags |= _MERGEABLE
-
-
-def _apart(mm: Mm) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for a, b in pairwise(mm.areas):
-        rule = between(a, b, mm.rules)
-        if rule is not TOUCH:
-            found["chance" if rule is None else rule.name] += 1
-    return dict(found)
-
-
-_SHOWN = 0
-for _bit in MNEMONICS.values():
-    _SHOWN |= int(_bit)
-_SHOWN &= ~0x8000000
-"""What smaps shows of a VMA's flags, without VM_SOFTDIRTY, which follows single pages."""
-
-
-def _as_shown(areas: Iterable[Area]) -> list[tuple[int, int, int]]:
-    return [(area.start, area.end, area.flags & _SHOWN) for area in areas]
-
-
-def _as_seen(vmas: Iterable[Vma]) -> list[tuple[int, int, int]]:
-    return [(vma.start, vma.end, int(vma.flags) & _SHOWN) for vma in vmas if vma.name != "[vsyscall]"]

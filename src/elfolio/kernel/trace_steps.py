@@ -5,37 +5,20 @@ a descriptor is, and where a mapping was put, all this is the trace's; a step sa
 asked for where the kernel put them, since all that follows speaks of those addresses.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple, cast
 
-from elfolio.kernel.abi import MAP_ANONYMOUS, MAP_FIXED, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from elfolio.kernel.abi import MAP_ANONYMOUS, MAP_FIXED
 from elfolio.kernel.adopting import known_file
-from elfolio.kernel.calls import (
-    Brk,
-    Madvise,
-    Mlock,
-    Mlockall,
-    Mmap,
-    Mprotect,
-    Mremap,
-    Mseal,
-    Munlock,
-    Munlockall,
-    Munmap,
-    NameVma,
-    Operation,
-    Prctl,
-    UffdRegister,
-    UffdUnregister,
-)
+from elfolio.kernel.calls import Mmap, Operation
 from elfolio.kernel.space import OpenFile, Vma
 from elfolio.kernel.trace import FORKS, Call, Ended, Event, Image, Touched
+from elfolio.kernel.trace_operations import OPERATIONS
 
 __all__ = ["Do", "Exec", "Fork", "Gone", "Step", "Steps", "Written"]
 
 _CLONE_VM, _CLONE_FILES = 0x100, 0x400
-_PR_SET_VMA = 0x53564D41
 
 
 class Do(NamedTuple):
@@ -107,15 +90,15 @@ class Steps:
 
     def of(self, events: Iterable[Event]) -> Iterator[Step]:
         """Each event's steps."""
-        spaces, plain = self._spaces, _PLAIN
+        spaces, plain = self._spaces, OPERATIONS
         for event in events:
             if type(event) is Call:
                 make = plain.get(event.name)
                 if make is not None and event.pid in spaces:
                     self.calls += 1
-                    step = make(spaces[event.pid], event)
-                    if step is not None:
-                        yield step
+                    asked = make(event)
+                    if asked is not None:
+                        yield Do(spaces[event.pid], *asked, event.line)
                 else:
                     yield from self._call(event)
             elif type(event) is Touched:
@@ -185,11 +168,11 @@ class Steps:
             self.calls += 1
             if call.result is not None and not call.errno:
                 yield self._mapped(call)
-        elif name in _PLAIN:
+        elif name in OPERATIONS:
             self.calls += 1
-            step = _PLAIN[name](self._spaces[call.pid], call)
-            if step is not None:
-                yield step
+            asked = OPERATIONS[name](call)
+            if asked is not None:
+                yield Do(self._spaces[call.pid], *asked, call.line)
         elif name in FORKS:
             self.calls += 1
             if call.result and not call.errno:
@@ -243,78 +226,3 @@ class Steps:
             return False
         self._told = True
         return True
-
-
-Make = Callable[[int, Call], Do | None]
-
-
-def _numbers(call: Call) -> tuple[int, ...]:
-    return tuple(argument for argument in call.args if type(argument) is int)
-
-
-def _outcome(call: Call) -> int | None:
-    """What the call returned, -errno where it failed; None where it did not return."""
-    return -call.errno if call.errno else call.result
-
-
-def _walking(make: Callable[..., Operation], count: int) -> Make:
-    """Calls that walk over areas: one that failed may have done a part, and is tried too."""
-
-    def step(space: int, call: Call) -> Do | None:
-        result = _outcome(call)
-        return None if result is None else Do(space, make(*call.args[:count]), result, call.line)
-
-    return step
-
-
-def _mremap(space: int, call: Call) -> Do | None:
-    if call.errno or call.result is None:
-        return None
-    address, old, new, flags = _numbers(call)[:4]
-    result = call.result
-    if result == address and not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
-        return Do(space, Mremap(address, old, new, 0), result, call.line)
-    flags |= MREMAP_MAYMOVE | MREMAP_FIXED
-    return Do(space, Mremap(address, old, new, flags, result), result, call.line)
-
-
-def _prctl(space: int, call: Call) -> Do | None:
-    result = call.result
-    if result is None or call.errno or not call.args:
-        return None
-    if call.args[0] == _PR_SET_VMA:
-        if len(call.args) < 4:
-            return None
-        name = call.args[4] if len(call.args) > 4 and type(call.args[4]) is str else None
-        return Do(space, NameVma(cast("int", call.args[2]), cast("int", call.args[3]), name), result, call.line)
-    return Do(space, Prctl(*_numbers(call)[:5]), result, call.line)
-
-
-def _simple(make: Callable[..., Operation], count: int) -> Make:
-    """Calls that do nothing where they fail."""
-
-    def step(space: int, call: Call) -> Do | None:
-        result = None if call.errno else call.result
-        return None if result is None else Do(space, make(*call.args[:count]), result, call.line)
-
-    return step
-
-
-_PLAIN: dict[str, Make] = {
-    "munmap": _simple(Munmap, 2),
-    "mprotect": _walking(Mprotect, 3),
-    "pkey_mprotect": _walking(Mprotect, 3),
-    "mremap": _mremap,
-    "brk": _simple(Brk, 1),
-    "madvise": _walking(Madvise, 3),
-    "mlock": _walking(Mlock, 2),
-    "mlock2": _walking(Mlock, 3),
-    "munlock": _walking(Munlock, 2),
-    "mlockall": _simple(Mlockall, 1),
-    "munlockall": _simple(Munlockall, 0),
-    "mseal": _simple(Mseal, 3),
-    "prctl": _prctl,
-    "UFFDIO_REGISTER": _simple(UffdRegister, 4),
-    "UFFDIO_UNREGISTER": _simple(UffdUnregister, 3),
-}
-"""Calls for which the thread's address space is all that matters."""

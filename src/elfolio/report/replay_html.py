@@ -22,7 +22,7 @@ def as_html(report: Report) -> str:
 
 def _lead(report: Report) -> str:
     peaks = ", ".join(f"{lane['peak']} under {lane_name(lane)}" for lane in report["lanes"])
-    return f"{report['calls']} calls that concern memory; at most {peaks} VMAs."
+    return f"{report['calls']} calls that concern memory. The most VMAs at a time: {peaks}."
 
 
 def _parts(report: Report) -> Iterator[Markup]:

@@ -1,0 +1,100 @@
+"""kernel.trace_operations: one traced call as an operation of the model. In: Call. Out: operation and answer, or None.
+
+Calls that walk over areas and fail half-way have done a part: they are tried too. All others do nothing where they
+fail, and are left out then. What moved is asked for where it went.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import cast
+
+from elfolio.kernel.abi import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from elfolio.kernel.calls import (
+    Brk,
+    Madvise,
+    Mlock,
+    Mlockall,
+    Mprotect,
+    Mremap,
+    Mseal,
+    Munlock,
+    Munlockall,
+    Munmap,
+    NameVma,
+    Operation,
+    Prctl,
+    UffdRegister,
+    UffdUnregister,
+)
+from elfolio.kernel.trace import Call
+
+__all__ = ["OPERATIONS", "Asked"]
+
+_PR_SET_VMA = 0x53564D41
+
+Asked = tuple[Operation, int]
+"""What is asked, and what the traced kernel said: a number, or -errno."""
+Make = Callable[[Call], Asked | None]
+
+
+def _numbers(call: Call) -> tuple[int, ...]:
+    return tuple(argument for argument in call.args if type(argument) is int)
+
+
+def _walking(make: Callable[..., Operation], count: int) -> Make:
+    def asked(call: Call) -> Asked | None:
+        result = -call.errno if call.errno else call.result
+        return None if result is None else (make(*call.args[:count]), result)
+
+    return asked
+
+
+def _simple(make: Callable[..., Operation], count: int) -> Make:
+    def asked(call: Call) -> Asked | None:
+        return None if call.errno or call.result is None else (make(*call.args[:count]), call.result)
+
+    return asked
+
+
+def _mremap(call: Call) -> Asked | None:
+    if call.errno or call.result is None:
+        return None
+    address, old, new, flags = _numbers(call)[:4]
+    result = call.result
+    if result == address and not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        return Mremap(address, old, new, 0), result
+    return Mremap(address, old, new, flags | MREMAP_MAYMOVE | MREMAP_FIXED, result), result
+
+
+def _prctl(call: Call) -> Asked | None:
+    result = call.result
+    if result is None or call.errno or not call.args:
+        return None
+    if call.args[0] == _PR_SET_VMA:
+        if len(call.args) < 4:
+            return None
+        name = call.args[4] if len(call.args) > 4 and type(call.args[4]) is str else None
+        return NameVma(cast("int", call.args[2]), cast("int", call.args[3]), name), result
+    return Prctl(*_numbers(call)[:5]), result
+
+
+OPERATIONS: Mapping[str, Make] = MappingProxyType(
+    {
+        "munmap": _simple(Munmap, 2),
+        "mprotect": _walking(Mprotect, 3),
+        "pkey_mprotect": _walking(Mprotect, 3),
+        "mremap": _mremap,
+        "brk": _simple(Brk, 1),
+        "madvise": _walking(Madvise, 3),
+        "mlock": _walking(Mlock, 2),
+        "mlock2": _walking(Mlock, 3),
+        "munlock": _walking(Munlock, 2),
+        "mlockall": _simple(Mlockall, 1),
+        "munlockall": _simple(Munlockall, 0),
+        "mseal": _simple(Mseal, 3),
+        "prctl": _prctl,
+        "UFFDIO_REGISTER": _simple(UffdRegister, 4),
+        "UFFDIO_UNREGISTER": _simple(UffdUnregister, 3),
+    }
+)
+"""Calls for which the thread's address space is all that matters; mmap needs its descriptors too."""
