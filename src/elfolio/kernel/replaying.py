@@ -77,7 +77,7 @@ class Lane:
         self.assumed = 0
         """Bytes that the trace shows to have been mapped before it says so: of images that it does not show."""
         self.moves = MoveCosts(self.policy)
-        self._stride = 1
+        self._stride = self._due = 1
         self._spaces: dict[int, _Space] = {}
         self._host = replace(default_host(self.policy), memory=None, privileged=True)
         self._limits = Limits(ipc_lock=True)
@@ -103,42 +103,47 @@ class Lane:
     # --- operations -------------------------------------------------------------------------------
 
     def _do(self, step: Do) -> None:
+        # Most of a replay's time is spent here: nothing is looked up twice.
         space = self._spaces[step.space]
         mm, operation = space.mm, step.operation
-        before = mm.areas.count
-        if type(operation) is Brk and not mm.start_brk:
-            self._learn_brk(mm, step)
+        areas = mm.areas
+        before = areas.count
+        if not mm.start_brk and type(operation) is Brk:
+            # Where nobody said where the heap begins, the first brk, which programs only ask with, does.
+            mm.start_brk = mm.brk = step.result
         result = apply(mm, operation)
         if result != step.result:
-            if step.result >= 0 and self._assume(mm, operation):
-                result = apply(mm, operation)
-            if result != step.result:
-                self._differs(step, result)
+            result = self._otherwise(mm, step, result)
         if self.touching == "all" and result >= 0:
             _write_all(mm, operation, result)
-        now = mm.areas.count
         space.operations += 1
-        space.peak = max(space.peak, now)
-        self.vmas += now - before
-        self._count()
-
-    def _count(self) -> None:
-        self.peak = max(self.peak, self.vmas)
-        if self.operations % self._stride == 0:
-            self.points.append((self.operations, self.vmas))
-            if len(self.points) >= _POINTS:
-                self.points = self.points[::2]
-                self._stride *= 2
+        now = areas.count
+        if now != before:
+            self.vmas += now - before
+            space.peak = max(space.peak, now)
+            self.peak = max(self.peak, self.vmas)
         self.operations += 1
+        if self.operations >= self._due:
+            self._point()
+
+    def _point(self) -> None:
+        self.points.append((self.operations, self.vmas))
+        if len(self.points) >= _POINTS:
+            self.points = self.points[1::2]
+            self._stride *= 2
+        self._due = self.operations + self._stride
+
+    def _otherwise(self, mm: Mm, step: Do, result: int) -> int:
+        if step.result >= 0 and self._assume(mm, step.operation):
+            result = apply(mm, step.operation)
+        if result != step.result:
+            self._differs(step, result)
+        return result
 
     def _differs(self, step: Do, result: int) -> None:
         self.different += 1
         if len(self.differences) < _KEPT:
             self.differences.append(Difference(step.line, step.operation, step.result, result))
-
-    def _learn_brk(self, mm: Mm, step: Do) -> None:
-        """Where nobody said where the heap begins, the first brk, which programs only ask with, does."""
-        mm.start_brk = mm.brk = step.result
 
     def _assume(self, mm: Mm, operation: object) -> bool:
         """Maps what the operation's success shows to have been there: an image that the trace does not show, as private
@@ -169,7 +174,7 @@ class Lane:
     def _add(self, number: int, space: _Space) -> None:
         self._spaces[number] = space
         self.vmas += space.mm.count
-        self._count()
+        self.peak = max(self.peak, self.vmas)
 
     def _fork(self, step: Fork) -> None:
         parent = self._spaces[step.space]
@@ -229,11 +234,11 @@ class Lane:
 
 def replay(steps: Iterable[Step], lanes: Iterable[Lane]) -> None:
     """All steps through all lanes, to the end."""
-    follow = [lane.follow for lane in lanes]
+    followers = list(lanes)
     for step in steps:
-        for one in follow:
-            one(step)
-    for lane in lanes:
+        for lane in followers:
+            lane.follow(step)
+    for lane in followers:
         lane.finish()
 
 
