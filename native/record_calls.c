@@ -1,12 +1,14 @@
 #define _GNU_SOURCE
 #include "record_calls.h"
 
+#include <elf.h>
 #include <linux/sched.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/uio.h>
 
 #include "sys.h"
@@ -15,6 +17,7 @@
 #define SYS_mseal 462
 #endif
 #define GET_SYSCALL_INFO 0x420e
+#define SECCOMP_STOP 3 /* PTRACE_SYSCALL_INFO_SECCOMP */
 #define POPULATE_READ 22
 #define POPULATE_WRITE 23
 #define PR_SET_VMA 0x53564d41
@@ -99,7 +102,6 @@ int call_read(struct thread *t)
         return 0;
     c->number = info.entry.number;
     memcpy(c->args, info.entry.args, sizeof c->args);
-    c->pending = 1;
     c->told = 0;
     if (is_naming(c))
         read_name(t);
@@ -115,18 +117,15 @@ int call_read(struct thread *t)
     return 1;
 }
 
+int call_waits(pid_t tid)
+{
+    struct info info = {0};
+    return sys4(SYS_ptrace, GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 && info.op == SECCOMP_STOP;
+}
+
 int call_executes(const struct call *c)
 {
     return c->number == SYS_execve || c->number == SYS_execveat;
-}
-
-int call_makes_process(const struct call *c)
-{
-#if defined(__x86_64__)
-    if (c->number == SYS_fork || c->number == SYS_vfork)
-        return 1;
-#endif
-    return c->number == SYS_clone || c->number == SYS_clone3;
 }
 
 uint64_t call_clone_flags(const struct call *c)
@@ -160,6 +159,22 @@ int call_result(pid_t tid, int64_t *result)
         return 0;
     *result = info.exit.value;
     return 1;
+}
+
+/* Whoever is killed has no stop after its call, though the call may be done: the register that says what came of it
+ * does. The kernel sets it to ENOSYS before it looks whether the call is to be made. */
+int call_last_result(pid_t tid, int64_t *result)
+{
+    uint64_t regs[64] = {0};
+    struct iovec all = {regs, sizeof regs};
+    if (sys4(SYS_ptrace, PTRACE_GETREGSET, tid, NT_PRSTATUS, &all) < 0)
+        return 0;
+#if defined(__x86_64__)
+    *result = (int64_t)regs[10]; /* ax in struct user_regs_struct */
+#else
+    *result = (int64_t)regs[0];
+#endif
+    return *result != -ENOSYS;
 }
 
 static void head(struct out *o, pid_t tid, const char *name)

@@ -6,7 +6,8 @@
 
 /* At the stop before the call. 0 where the thread is gone. */
 int call_read(struct thread *t);
-int call_makes_process(const struct call *c);
+/* Whether it still stands there: who is killed does not. */
+int call_waits(pid_t tid);
 int call_executes(const struct call *c);
 /* Whether it is short: no other thread of the process can be what it waits for. */
 int call_alone(const struct call *c);
@@ -14,6 +15,8 @@ int call_alone(const struct call *c);
 uint64_t call_clone_flags(const struct call *c);
 /* At the stop after it. 0 where the thread is gone. */
 int call_result(pid_t tid, int64_t *result);
+/* The same where the thread was killed in the call, and stops for the last time. 0 where the call was not begun. */
+int call_last_result(pid_t tid, int64_t *result);
 void call_write(struct out *o, struct thread *t, int pidfd, int64_t result);
 
 #endif

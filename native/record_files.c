@@ -39,10 +39,25 @@ static int same(const struct held *h, const struct stat *st, pid_t process, int 
     return sys5(SYS_kcmp, getpid(), process, KCMP_FILE, h->fd, fd) == 0;
 }
 
+/* Where the descriptor itself cannot be had (before 5.6), /proc says how it was opened. */
+static int access_of(pid_t process, int fd)
+{
+    char path[64], line[128];
+    unsigned flags = O_RDWR;
+    snprintf(path, sizeof path, "/proc/%d/fdinfo/%d", process, fd);
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "flags: %o", &flags) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return (int)flags & O_ACCMODE;
+}
+
 static unsigned opening_of(const struct stat *st, pid_t process, int pidfd, int fd, int *access)
 {
     long mine = sys3(SYS_pidfd_getfd, pidfd, fd, 0);
-    *access = mine < 0 ? O_RDONLY : fcntl((int)mine, F_GETFL) & O_ACCMODE;
+    *access = mine < 0 ? access_of(process, fd) : fcntl((int)mine, F_GETFL) & O_ACCMODE;
     for (int i = 0; i < HELD; i++)
         if (same(&held[i], st, process, fd)) {
             if (mine >= 0)

@@ -75,7 +75,8 @@ static void enter(struct recorder *r, struct thread *t)
     }
     if (!call_executes(&t->call) || mm->users > 1) /* else nobody will have this memory any more */
         write_touched(r, t);
-    go(t, call_executes(&t->call) ? PTRACE_CONT : PTRACE_SYSCALL, 0);
+    t->call.pending = !call_executes(&t->call);
+    go(t, t->call.pending ? PTRACE_SYSCALL : PTRACE_CONT, 0);
 }
 
 static void leave(struct recorder *r, struct mm *mm, struct thread *t)
@@ -83,10 +84,12 @@ static void leave(struct recorder *r, struct mm *mm, struct thread *t)
     if (!mm || mm->inside != t)
         return;
     mm->inside = NULL;
-    struct thread *next = mm->first;
-    if (next) {
+    while (mm->first && !mm->inside) {
+        struct thread *next = mm->first;
         mm->first = next->waiting;
-        enter(r, next);
+        /* One that was killed meanwhile stands at its end, and is not to be let go unseen. */
+        if (call_waits(next->tid))
+            enter(r, next);
     }
 }
 
@@ -186,7 +189,11 @@ static void at_exit(struct recorder *r, struct thread *t)
 {
     unsigned long status = 0;
     struct mm *mm = t->mm;
+    int64_t result;
     sys4(SYS_ptrace, PTRACE_GETEVENTMSG, t->tid, 0, &status);
+    if (t->call.pending && !t->call.told && t->state != WAITING && call_last_result(t->tid, &result))
+        call_write(&r->out, t, pidfd_of(r, t), result);
+    t->call.pending = 0;
     write_end(r, t, status, 1);
     /* From here on it does nothing to its memory: whoever ends after it may be the last. */
     if (mm && mm->users > 1) {

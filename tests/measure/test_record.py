@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from elfolio.kernel.replaying import Lane, replay
 from elfolio.kernel.trace import Call, Ended, Event, Image, Log, Touched
 from elfolio.kernel.trace_record import read_record
+from elfolio.kernel.trace_steps import Steps
+from elfolio.live.host import policy_here
 from elfolio.measure.record import RecordError, record
 
 PROGRAM = r"""
@@ -36,8 +39,22 @@ static void *work(void *arg)
     return arg;
 }
 
+static void *grow(void *arg)
+{
+    for (;;)
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return arg;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && !strcmp(argv[1], "killed")) {
+        pthread_t t;
+        for (int i = 0; i < 4; i++)
+            pthread_create(&t, NULL, grow, NULL);
+        usleep(20000);
+        return 7;
+    }
     if (argc > 1 && !strcmp(argv[1], "fork")) {
         pid_t pid = fork();
         if (!pid) {
@@ -162,6 +179,23 @@ def test_threads_are_in_order(program: str) -> None:
                 live.remove(int(address))
                 count += 1
     assert count >= 200
+
+
+def test_threads_that_are_killed_in_a_call(program: str) -> None:
+    """Where a process ends while its threads are mapping, what was done is in the record, and what was not is not."""
+    seen = []
+    for _ in range(8):
+        _, events, log = recorded(program, "killed")
+        if log.facts["faults"] != "all":
+            pytest.skip("page faults inside of system calls may not be sampled here; to force: run as root")
+        lane = Lane(policy_here())
+        replay(Steps().of(events), [lane])
+        assert lane.differences == []
+        # Who is killed while the recorder looks at it may be gone before its last look.
+        seen += [ending.equal for ending in lane.endings if ending.real is not None]
+        assert len(calls(events, "mmap")) > 20
+    assert seen
+    assert False not in seen
 
 
 def test_what_was_touched(program: str) -> None:
