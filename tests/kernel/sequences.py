@@ -59,7 +59,7 @@ _ADVICE = (
 )  # fmt: skip
 _HOSTILE = (0, _P, 0x10000, 1, _TOP, _TOP + _P, 1 << 47, 1 << 48, 1 << 63, (1 << 64) - _P, (1 << 64) - 1)
 _SIZES = (0, 1, _P - 1, _P, 2 * _P, 3 * _P, 5 * _P, 8 * _P)
-_HOSTILE_SIZES = (1 << 47, 1 << 48, 1 << 63, (1 << 64) - _P, (1 << 64) - 1)
+_HOSTILE_SIZES = (1 << 57, 3 << 57, 1 << 63, (1 << 64) - _P, (1 << 64) - 1)
 
 
 def resolve(step: Step, mm: Mm, files: tuple[Mappable, ...]) -> Operation | None:
@@ -95,7 +95,7 @@ def _plain(
         case "mremap_fixed":
             new = _safe(address, size) if d % 4 else _size(d >> 2)
             target = _inside(_address(e, f, mm))
-            return Mremap(address, _safe(address, size), min(new, 1 << 47), (3, 3, 3, 7, 5, 2)[f % 6], target)
+            return Mremap(address, _safe(address, size), min(new, 1 << 57), (3, 3, 3, 7, 5, 2)[f % 6], target)
         case "brk":
             return Brk(mm.brk + (d % 9 - 4) * _P + (e % 3) * 100) if d % 7 else Brk(address)
         case "madvise":
@@ -165,7 +165,7 @@ def _safe(address: int, size: int) -> int:
     """A length that ends before the driver's own memory begins, or is wrong by itself."""
     if size <= 8 * _P or size + address > 1 << 64:
         return size
-    return size if address >= ARENA and size >= 1 << 47 else _P
+    return size if address >= ARENA and size >= 1 << 57 else _P
 
 
 def _near(address: int, size: int) -> int:
