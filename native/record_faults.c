@@ -2,9 +2,7 @@
 #include "record.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/perf_event.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -51,10 +49,10 @@ static int ring_open(struct ring *r, pid_t pid, int cpu, int user_only)
         .sample_type = PERF_SAMPLE_TID | PERF_SAMPLE_ADDR,
         .inherit = 1,
         .exclude_kernel = (unsigned)user_only & 1,
-        .watermark = 1,
+        .watermark = 1, /* nobody waits for it: a wakeup for each sample would cost more than the fault */
     };
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    attr.wakeup_watermark = (uint32_t)(RING_PAGES / 4 * page);
+    attr.wakeup_watermark = (uint32_t)(RING_PAGES * page);
     long fd = sys5(SYS_perf_event_open, &attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
     if (fd < 0)
         return (int)-fd;
@@ -67,9 +65,6 @@ static int ring_open(struct ring *r, pid_t pid, int cpu, int user_only)
     }
     r->page = at;
     r->fd = (int)fd;
-    /* SIGIO ends the wait for the next stop before a ring overflows. */
-    fcntl(r->fd, F_SETOWN, getpid());
-    fcntl(r->fd, F_SETFL, O_ASYNC);
     return 0;
 }
 
