@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-warm test-all test-sanitized bench check docs clean
+.PHONY: help demo test test-warm test-all test-sanitized lab bench check docs clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -46,6 +46,9 @@ test-sanitized: .venv-asan/.elfolio .venv-asan/.dev ## tests/spawn with AddressS
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 		$(ASAN) -m pytest --capture=sys tests/spawn -m "$(EVERYDAY)" $(ARGS)
+
+lab: .venv/.elfolio .venv/.dev ## the model under Debian's 6.1, 6.12, 7.2 and an arm64 kernel, in qemu: docs/kernel-matrix.md
+	$(PY) -m tests.lab.mm_table --write docs/kernel-matrix.md $(ARGS)
 
 bench: .venv/.elfolio .venv/.bench ## the figures of the README, and docs/benchmarks.md: a quarter of an hour
 	$(PY) bench/spawn.py $(ARGS)

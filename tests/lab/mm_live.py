@@ -27,10 +27,10 @@ from tests.kernel.live_host import LiveHost
 from tests.kernel.oracle import _CALLS, _HEADER, _IGNORED, _NAMES, _NUMBERS, Live, Shown
 from tests.lab.mm_machine import CALL, END, MEMORY, MM_DRIVER, OPEN, SIGNALLED, SMAPS, START, TRUNCATE, Machine
 
-__all__ = ["RemoteHost", "RemoteLive", "Rules", "open_files", "rules_of", "twin"]
+__all__ = ["STACK", "RemoteHost", "RemoteLive", "Rules", "open_files", "rules_of", "twin"]
 
 _SIGNED = 1 << 64
-_STACK = 8 << 20
+STACK = 8 << 20
 """RLIMIT_STACK of a kernel's first process."""
 _MINIMUM = {"x86_64": 65536, "aarch64": 32768}
 """CONFIG_LSM_MMAP_MIN_ADDR as Debian sets it."""
@@ -45,6 +45,12 @@ class Rules:
     policy: Policy
     host: Host
     limits: Limits
+    proc: Path
+    """Its /proc, as far as it was recorded."""
+
+    def exec_host(self, bits: int) -> Host:
+        """What a program of so many bits gets there."""
+        return replace(host_here(self.policy, bits, proc=self.proc), stack_limit=STACK, privileged=True)
 
 
 def rules_of(made: Machine, machine: str, page: int, folder: Path) -> Rules:
@@ -52,7 +58,7 @@ def rules_of(made: Machine, machine: str, page: int, folder: Path) -> Rules:
     proc, sys = made.recorded(folder)
     policy = replace(policy_here(proc=proc, sys=sys), machine=machine, page_size=page)
     minimum = int((proc / "sys/vm/mmap_min_addr").read_text())
-    host = replace(host_here(policy, proc=proc), stack_limit=_STACK, privileged=True)
+    host = replace(host_here(policy, proc=proc), stack_limit=STACK, privileged=True)  # its driver is root
     limits = Limits(
         None,
         None,
@@ -62,7 +68,7 @@ def rules_of(made: Machine, machine: str, page: int, folder: Path) -> Rules:
         exec_only=_exec_only(made, machine, page),
         overcommit=int((proc / "sys/vm/overcommit_memory").read_text()),
     )
-    return Rules(policy, replace(host, mmap_min_addr=max(minimum, _MINIMUM[machine])), limits)
+    return Rules(policy, replace(host, mmap_min_addr=max(minimum, _MINIMUM[machine])), limits, proc)
 
 
 def _exec_only(made: Machine, machine: str, page: int) -> bool:

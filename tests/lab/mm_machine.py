@@ -17,16 +17,16 @@ from threading import Timer
 from tests.lab.boot import _MACHINES, _accelerator, _entry
 from tests.lab.kernels import OWN, Kernel, Unavailable
 
-__all__ = ["DRIVER", "MM_DRIVER", "SIGNALLED", "Machine", "build", "here", "machine"]
+__all__ = ["COMPILERS", "DRIVER", "MM_DRIVER", "SIGNALLED", "Machine", "build", "here", "machine"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DRIVER, MM_DRIVER = "driver", "mm_driver"
 SIGNALLED = 10000
 """HOLD's result for a program that a signal killed within execve: minus this, minus the signal."""
 START, CALL, SMAPS, READ, MEMORY, OPEN, TRUNCATE, END, HOLD, RELEASE, POWER_OFF = range(1, 12)
-_COMPILERS = {"amd64": "x86_64-linux-gnu-gcc", "arm64": "aarch64-linux-gnu-gcc"}
+COMPILERS = {"amd64": "x86_64-linux-gnu-gcc", "arm64": "aarch64-linux-gnu-gcc"}
 _SOURCES = {DRIVER: "tests/lab/driver.c", MM_DRIVER: "tests/kernel/mm_driver.c"}
-_FOLDERS = ("dev", "proc", "sys", "ramfs", "modules")
+_FOLDERS = ("dev", "proc", "sys", "ramfs", "modules", "usr", "tmp")
 _RECORDED = (
     *("sys/kernel/osrelease", "version", "sys/vm/mmap_rnd_bits", "sys/vm/mmap_min_addr", "sys/vm/overcommit_memory"),
     *("sys/vm/max_map_count", "self/status", "self/maps", "self/mountinfo", "meminfo"),
@@ -76,6 +76,10 @@ class Machine:
             raise OSError(-result, os.strerror(-result), path)
         return text
 
+    def page_size(self) -> int:
+        """In bytes: AT_PAGESZ."""
+        return int(dict(struct.iter_unpack("=QQ", self.read("/proc/self/auxv")))[6])
+
     def recorded(self, folder: Path) -> tuple[Path, Path]:
         """What a policy and a host are made of, as files below `folder`: its /proc and its /sys."""
         for path in _RECORDED:
@@ -92,7 +96,7 @@ class Machine:
 
 def build(folder: Path, architecture: str = OWN) -> None:
     """Both drivers, static, into `folder`. Raises Unavailable without a compiler or a static C library."""
-    cross = _COMPILERS.get(architecture, "gcc")
+    cross = COMPILERS.get(architecture, "gcc")
     compiler = cross if architecture != OWN else next(filter(shutil.which, ("gcc", "cc", cross)), cross)
     if shutil.which(compiler) is None:
         packages = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross" if architecture == "arm64" else "gcc"
@@ -123,8 +127,8 @@ def here(drivers: Path, place: Path) -> Iterator[Machine]:
 def machine(
     kernel: Kernel, drivers: Path, files: Mapping[str, bytes], folder: Path, *, seconds: float, memory_mib: int = 1536
 ) -> Iterator[Machine]:
-    """An emulated machine with `files` by absolute path, executable; at most so many seconds. Its console is
-    `folder`/console. Raises Unavailable."""
+    """An emulated machine with `files` by absolute path, executable but in /etc; at most so many seconds. Its
+    console is `folder`/console. Raises Unavailable."""
     shape = _MACHINES[kernel.architecture]
     if shutil.which(shape.qemu) is None:
         raise Unavailable(f"needs {shape.qemu}; to force: apt-get install {shape.package}")
@@ -148,7 +152,9 @@ def _command(kernel: Kernel, folder: Path, memory_mib: int) -> Sequence[str]:
     shape = _MACHINES[kernel.architecture]
     # setpriv: should the tests be killed, the machine goes too.
     command = ["setpriv", "--pdeathsig", "KILL", shape.qemu, "-nodefaults", "-no-user-config", "-no-reboot"]
-    command += ["-accel", _accelerator(kernel.architecture), *shape.options, "-smp", "1", "-m", str(memory_mib)]
+    # LPA2 would open addresses above the window that the model knows (48 bits, with 16 KiB pages 47).
+    options = [f"{word},lpa2=off" if word == "max" else word for word in shape.options]
+    command += ["-accel", _accelerator(kernel.architecture), *options, "-smp", "1", "-m", str(memory_mib)]
     command += ["-display", "none", "-serial", f"file:{folder}/console"]
     command += ["-kernel", str(kernel.image), "-initrd", f"{folder}/initramfs"]
     command += ["-append", f"console={shape.console} panic=-1 mitigations=off nokaslr quiet"]
@@ -165,7 +171,8 @@ def _initramfs(kernel: Kernel, drivers: Path, files: Mapping[str, bytes]) -> byt
     all_files = {f"/bin/{MM_DRIVER}": (drivers / MM_DRIVER).read_bytes(), **files}
     folders = {str(parent)[1:] for path in all_files for parent in Path(path).parents} - {"", *_FOLDERS}
     entries += [_entry(name, 0o040755) for name in sorted(folders)]
-    entries += [_entry(path[1:], 0o100755, contents) for path, contents in all_files.items()]
+    for path, contents in all_files.items():
+        entries.append(_entry(path[1:], 0o100644 if path.startswith("/etc/") else 0o100755, contents))
     return b"".join([*entries, _entry("TRAILER!!!", 0)])
 
 

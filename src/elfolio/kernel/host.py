@@ -68,10 +68,10 @@ _I386 = Host(
     et_dyn_base=0x56555000,  # COMPAT_ELF_ET_DYN_BASE: TASK_UNMAPPED_BASE + 0x1000000
     vsyscall="",
 )
+_WINDOW_BITS = {16384: 47}
+"""DEFAULT_MAP_WINDOW of aarch64 by page size, 48 else: what is mapped without a hint above it lies below, however many
+bits of address the kernel was built for (VA_BITS_MIN, arch/arm64/include/asm/memory.h; seen on 6.12.117)."""
 _AARCH64 = Host(
-    task_size=1 << 48,
-    stack_top=1 << 48,
-    et_dyn_base=2 * (1 << 48) // 3,
     vsyscall="",
     vvar=8192,
     vvar_vclock=0,
@@ -83,8 +83,15 @@ def default_host(policy: Policy, bits: int = 64) -> Host:
     """A machine of the policy's kind, for programs of so many bits, where nothing was probed."""
     if policy.machine == "aarch64":
         scale = policy.page_size // 4096
+        window = 1 << _WINDOW_BITS.get(policy.page_size, 48)
         return replace(
-            _AARCH64, vvar=8192 * scale, vdso=max(policy.page_size, 8192), stack_guard=256 * policy.page_size
+            _AARCH64,
+            task_size=window,
+            stack_top=window,
+            et_dyn_base=2 * window // 3,
+            vvar=8192 * scale,
+            vdso=max(policy.page_size, 8192),
+            stack_guard=256 * policy.page_size,
         )
     clocks = bool(policy["vvar_vclock"])
     host = Host() if bits == 64 else replace(_I386, vdso=int(policy["vdso32_bytes"]))
