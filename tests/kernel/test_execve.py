@@ -280,4 +280,4 @@ def test_other_page_sizes() -> None:
     found = image(load(0, 0x1000, align=65536), load(0x10000, 0x100, RW, memsz=0x8000, align=65536), machine=EM_AARCH64)
     made = execve(found, loader, rules, default_host(rules))
     assert all(vma.start % 16384 == vma.end % 16384 == 0 for vma in made.space)
-    assert made.load_bias == 0xAAAAAAAA0000
+    assert made.load_bias == 0x555555550000  # the window is 47 bits then; as a running 6.12.117 has it
