@@ -113,6 +113,18 @@ def test_an_older_expectation_is_taken() -> None:
     assert decide(case, policy("linux-6.12")).passed is False
 
 
+def test_flags_may_be_numbers() -> None:
+    """A flag that has no word is given as a number, alone or among words."""
+    setup: list[dict[str, Any]] = [
+        {"op": "mmap", "as": "a", "addr": None, "len": "2*P", "prot": 3, "flags": ["PRIVATE", "ANON"]},
+    ]
+    for flags in (["MAYMOVE", "0x8"], 64):
+        move = {"op": "mremap", "addr": "a", "old_len": "P", "new_len": "P", "flags": flags, "expect_errno": "EINVAL"}
+        setup.append(move)
+    case = {"suite": "t", "name": "t", "kind": "syscall", "setup": setup, "expect": [{"errno": "EINVAL"}]}
+    assert decide(case, policy("linux-6.18")).passed is True
+
+
 @pytest.mark.parametrize(
     "change", [{"setup": [{"op": "mmap"}]}, {"setup": [{"op": "munmap", "addr": "nowhere", "len": 1}]}, {"setup": [7]}]
 )

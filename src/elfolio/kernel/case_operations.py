@@ -29,6 +29,7 @@ from elfolio.kernel.calls import (
     UffdUnregister,
 )
 from elfolio.kernel.case_host import Undecidable
+from elfolio.kernel.expressions import evaluate
 
 if TYPE_CHECKING:
     from elfolio.kernel.cases import Run
@@ -47,13 +48,19 @@ def operate(at: "Run", op: Mapping[str, Any]) -> int:
     return _OPS[word](at, op)
 
 
-def _prot(text: str) -> int:
+def _prot(text: str | int) -> int:
+    if isinstance(text, int):
+        return text
     return sum(bit for letter, bit in (("r", 1), ("w", 2), ("x", 4)) if letter in text)
 
 
-def _flags(words: Sequence[str], prefix: str) -> int:
+def _flags(words: Sequence[str | int] | int, prefix: str) -> int:
+    """From words without their prefix, or numbers: flags that no kernel knows have no word."""
     flags = 0
-    for word in words:
+    for word in [words] if isinstance(words, int) else words:
+        if isinstance(word, int) or word[:1].isdigit():
+            flags |= evaluate(word, {})
+            continue
         name = f"{prefix}{_FLAG_WORDS.get(word, word)}"
         if not hasattr(abi, name):
             raise Undecidable(f"no model of {name}")
