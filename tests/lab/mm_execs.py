@@ -16,6 +16,7 @@ from elfolio.elf.reader import read
 from elfolio.errors import ElfError
 from elfolio.kernel.execve import ExecError, Execution
 from elfolio.kernel.filesystems import filesystem
+from elfolio.live.host import file_system_of
 from elfolio.measure.hold import ENVIRONMENT, strings_size
 from elfolio.measure.program import Program, read_program
 from elfolio.measure.verify import predict, verify_from
@@ -118,7 +119,7 @@ def _program(path: Path, there: str, loaders: Mapping[str, bytes]) -> Program:
 
 def compare_program(made: Machine, program: Program, rules: Rules) -> str:
     """What differs, empty for nothing."""
-    policy = replace(rules.policy, fs=filesystem("tmpfs"))
+    policy = replace(rules.policy, fs=filesystem(file_system_of(program.path) if rules.here else "tmpfs"))
     strings = strings_size(program.path, (program.path,), ENVIRONMENT)
     host = replace(rules.exec_host(program.image.header.bits), strings=strings)
     result, _ = made.ask(HOLD, payload=program.path.encode())

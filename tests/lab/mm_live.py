@@ -24,10 +24,11 @@ from elfolio.live.host import host_here, policy_here
 from elfolio.live.maps import parse_smaps
 from elfolio.span import MappedAddress
 from tests.kernel.live_host import LiveHost
-from tests.kernel.oracle import _CALLS, _HEADER, _IGNORED, _NAMES, _NUMBERS, Live, Shown
+from tests.kernel.oracle import _CALLS, _HEADER, _IGNORED, _NAMES, _NUMBERS, Live, Shown, host_policy
+from tests.kernel.oracle import twin as twin_here
 from tests.lab.mm_machine import CALL, END, MEMORY, MM_DRIVER, OPEN, SIGNALLED, SMAPS, START, TRUNCATE, Machine
 
-__all__ = ["STACK", "RemoteHost", "RemoteLive", "Rules", "open_files", "rules_of", "twin"]
+__all__ = ["STACK", "RemoteHost", "RemoteLive", "Rules", "open_files", "rules_here", "rules_of", "twin"]
 
 _SIGNED = 1 << 64
 STACK = 8 << 20
@@ -47,10 +48,13 @@ class Rules:
     limits: Limits
     proc: Path
     """Its /proc, as far as it was recorded."""
+    here: bool = False
+    """Whether it is this machine."""
 
     def exec_host(self, bits: int) -> Host:
-        """What a program of so many bits gets there."""
-        return replace(host_here(self.policy, bits, proc=self.proc), stack_limit=STACK, privileged=True)
+        """What a program of so many bits gets there: from us, or from root."""
+        host = host_here(self.policy, bits, proc=self.proc)
+        return host if self.here else replace(host, stack_limit=STACK, privileged=True)
 
 
 def rules_of(made: Machine, machine: str, page: int, folder: Path) -> Rules:
@@ -69,6 +73,14 @@ def rules_of(made: Machine, machine: str, page: int, folder: Path) -> Rules:
         overcommit=int((proc / "sys/vm/overcommit_memory").read_text()),
     )
     return Rules(policy, replace(host, mmap_min_addr=max(minimum, _MINIMUM[machine])), limits, proc)
+
+
+def rules_here(made: Machine) -> Rules:
+    """This machine's, as tests.kernel.oracle has them."""
+    policy = host_policy()
+    with RemoteLive(made, policy.machine, policy.page_size, {}) as live:
+        mm = twin_here(live, policy)
+    return Rules(policy, mm.host, mm.limits, Path("/proc"), here=True)
 
 
 def _exec_only(made: Machine, machine: str, page: int) -> bool:
@@ -141,11 +153,12 @@ def twin(live: RemoteLive, rules: Rules) -> Mm:
     return mm
 
 
-def open_files(made: Machine, page: int) -> dict[Mappable, int]:
-    """For sequences: a file of 4 MiB, read-only; two memfds of ten pages; the file once more, opened anew."""
+def open_files(made: Machine, page: int, fs: str) -> dict[Mappable, int]:
+    """For sequences: a file of 4 MiB, read-only; two memfds of ten pages; the file once more, opened anew. `fs` is
+    that of the machine's place."""
     path, size = f"{made.place}/file", 4 << 20
     made.wish(TRUNCATE, made.wish(OPEN, _CREATE, payload=path.encode()), size)
-    on_disk = [Mappable(OpenFile(path, 1, opening=10 + n), size, fs="ramfs", writable=False) for n in range(2)]
+    on_disk = [Mappable(OpenFile(path, 1, opening=10 + n), size, fs=fs, writable=False) for n in range(2)]
     shared = [
         Mappable(OpenFile(f"/memfd:{name} (deleted)", 2 + n, opening=n), 10 * page, "shmem", "tmpfs")
         for n, name in enumerate(("one", "two"))

@@ -23,6 +23,7 @@ from elfolio.kernel.case_host import Undecidable
 from elfolio.kernel.cases import _expected, decide, run
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.model import apply
+from elfolio.live.host import file_system_of
 from tests.kernel import sequences
 from tests.kernel.oracle import Shown, shown_model
 from tests.lab.kernels import Kernel
@@ -126,7 +127,7 @@ def run_sequences(made: Machine, rules: Rules, operations: int, seed: int = 0) -
     """So many random operations, compared after each; a sequence ends at its first difference."""
     share = Share()
     module = sequences if rules.policy.page_size == 4096 else _sequences(rules.policy.page_size)
-    files = open_files(made, rules.policy.page_size)
+    files = open_files(made, rules.policy.page_size, file_system_of(made.place) if rules.here else "ramfs")
     while share.run < operations:
         steps = list(_steps(random.Random(seed), _LENGTH))
         miss = _sequence(made, rules, files, steps, module, share)

@@ -1,11 +1,22 @@
 """The address-space model under Debian's kernels 6.1, 6.12, 7.2 and one for arm64 with pages of 16 KiB."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from elfolio.kernel.policy import policy
+from elfolio.measure.program import read_program
+from tests.lab import kernels
 from tests.lab.kernels import Unavailable
+from tests.lab.mm_execs import compare_program
 from tests.lab.mm_kernels import LAB
-from tests.lab.mm_run import Found, Share, under
+from tests.lab.mm_live import rules_here
+from tests.lab.mm_machine import Machine, build, here
+from tests.lab.mm_run import Found, Share, run_sequences, under
 from tests.lab.mm_table import page
+from tests.measure.odd import odd_program, write_program
 
 _OPERATIONS, _ODD = 1500, 100
 _MARKS = {"arm64": pytest.mark.qemu("aarch64")}
@@ -30,6 +41,40 @@ def test_the_model_is_that_kernel(name: str) -> None:
     assert found.execs.agreed == found.execs.run >= _ODD // 2
     if found.page == 4096:
         assert found.cases.agreed == found.cases.run >= 40
+
+
+@pytest.fixture
+def hands(tmp_path: Path) -> Iterator[Machine]:
+    """The lab's driver on this machine."""
+    try:
+        build(tmp_path)
+    except Unavailable as lacking:
+        pytest.skip(str(lacking))
+    (tmp_path / "place").mkdir()
+    with here(tmp_path, tmp_path / "place") as made:
+        yield made
+
+
+@pytest.mark.skipif(kernels.OWN != "amd64", reason="the odd programs are x86's; to force: run on x86-64")
+def test_the_same_driver_serves_here(hands: Machine, tmp_path: Path) -> None:
+    """Random operations and programs at their first instruction, through the lab's driver on the running kernel."""
+    rules = rules_here(hands)
+    operations = run_sequences(hands, rules, 500)
+    assert operations.misses == []
+    assert operations.agreed == operations.run >= 500
+    made = [write_program(tmp_path / f"odd-{seed}", odd_program(seed)) for seed in range(60)]
+    found = [compare_program(hands, read_program(path), rules) for path in (*made, "/bin/cat", "/bin/sh")]
+    assert [miss for miss in found if miss] == []
+
+
+@pytest.mark.skipif(
+    kernels.OWN != "amd64", reason="needs a kernel whose older rules are known; to force: run on x86-64"
+)
+def test_another_kernels_rules_are_found_out(hands: Machine) -> None:
+    """The same operations differ from a model of 5.10: what agrees above does not agree with anything."""
+    rules = rules_here(hands)
+    wrong = replace(rules, policy=policy("linux-5.10"))
+    assert run_sequences(hands, wrong, 500).misses
 
 
 def test_a_difference_is_on_the_page() -> None:
