@@ -38,8 +38,41 @@ def test_every_exit_status_is_told(code: int, sh: elfolio.SpawnTemplate) -> None
 @pytest.mark.parametrize("sig", [1, 2, 3, 6, 9, 13, 14, 15, 34, 64])
 def test_every_signal_is_told(sig: int, sh: elfolio.SpawnTemplate) -> None:
     """returncode is the negative of the signal that ended it, with or without a core."""
-    child = sh.spawn(["sh", "-c", f"kill -{sig} $$"], rlimits={4: (0, 0)})
+    # Somebody may have started the tests with signals ignored, as nohup does: a child inherits that.
+    default = [elfolio.SigDefault({sig})] if signal.getsignal(sig) is signal.SIG_IGN else []
+    child = sh.spawn(["sh", "-c", f"kill -{sig} $$"], rlimits={4: (0, 0)}, actions=default)
     assert child.wait() == -sig
+
+
+def test_an_interrupted_start_starts_nothing() -> None:
+    """KeyboardInterrupt at any moment of a start: the child is gone, with all its descriptors."""
+    sh = elfolio.SpawnTemplate("/bin/sh", temperature="cold")
+
+    def handler(sig: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    sh.run(["sh", "-c", ":"])
+    before, old = open_fds(), signal.signal(signal.SIGALRM, handler)
+    try:
+        for n in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 5e-5 + n * 5e-6)
+                child = sh.spawn(["sh", "-c", "exec sleep 1000"])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                child.kill()
+                child.wait()
+            except KeyboardInterrupt:
+                if "child" in locals():  # it came behind the start
+                    child.kill()
+                    child.wait()
+            child = None  # type: ignore[assignment]
+            del child
+            assert children() == []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert open_fds() == before
+    sh.close()
 
 
 def test_pid_and_pidfd(cat: elfolio.SpawnTemplate) -> None:

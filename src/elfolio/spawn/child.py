@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from elfolio.spawn.cgroup import PrivateCgroup
 
-__all__ = ["Child", "deadline_after"]
+__all__ = ["Child", "Standing", "deadline_after"]
 
 FOREVER = -1
+_AFTER_KILL = 5.0
+"""Seconds that a killed process is waited for where somebody must wait; uninterruptible sleep can last longer."""
 _AGES = 1e9
 
 
@@ -51,7 +53,8 @@ class Child(_native.Process):
     """Whether another object answers for what becomes of it when nobody waits."""
 
     def __repr__(self) -> str:
-        return f"<Child {self.pid} {self.temperature} {self.args!r} returncode={self.returncode}>"
+        args = getattr(self, "args", None)
+        return f"<Child {self.pid} {self.temperature} {args!r} returncode={self.returncode}>"
 
     def __enter__(self) -> "Child":
         return self
@@ -69,6 +72,17 @@ class Child(_native.Process):
     def _abandoned(self) -> None:
         """Called by the C core when nobody refers to a running child any more: a later spawn reaps it."""
         if self.owned:
+            return
+        if not hasattr(self, "args"):
+            # An interrupt came between the start and whoever asked for it: to them nothing was started.
+            from subprocess import TimeoutExpired
+
+            self.args = []
+            self.kill_tree()
+            try:
+                self.wait(_AFTER_KILL)
+            except TimeoutExpired:
+                abandoned.append(self.detach())
             return
         import warnings
 
@@ -105,6 +119,16 @@ class Child(_native.Process):
         from elfolio.spawn.tree import kill_tree
 
         return kill_tree(self, pipes)
+
+
+class Standing(Child):
+    """The process that a template's children are forked from. While it is traced nobody else can reap it."""
+
+    def _abandoned(self) -> None:
+        if not self.owned:
+            with suppress(OSError):
+                self.kill()
+            abandoned.append(self.detach())
 
 
 abandoned: list[int] = []

@@ -15,7 +15,7 @@ from elfolio import _native
 from elfolio.errors import InvalidArgument
 from elfolio.spawn import names
 from elfolio.spawn.capture import Capturing, Completed, RunKeywords
-from elfolio.spawn.child import Child, abandoned, reap_abandoned
+from elfolio.spawn.child import Child, Standing, abandoned, reap_abandoned
 from elfolio.spawn.counts import ProgramCounts, counts_for
 from elfolio.spawn.held import Held, hold
 from elfolio.spawn.options import NO_OPTIONS, Options, SpawnKeywords, StrPath
@@ -198,15 +198,19 @@ class SpawnTemplate:
         return self._started(outcome, held, _PLAIN, argv, NO_OPTIONS, _PLAIN_STREAMS)
 
     def _spawn(self, argv: Arguments, streams: Streams, options: Options) -> Child:
+        child = None
         try:
             child = self.launch(argv, options, streams.child)
+            streams.spawned()
+            for which, name, mode in ((0, "stdin", "wb"), (1, "stdout", "rb"), (2, "stderr", "rb")):
+                if streams.ours[which] >= 0:
+                    setattr(child, name, open(streams.take(which), mode, buffering=0))  # noqa: SIM115
         except BaseException:
             streams.close()
+            if child is not None:  # an interrupt: whoever asked for it will never know of it
+                child.kill_tree()
+                child.wait()
             raise
-        streams.spawned()
-        for which, name, mode in ((0, "stdin", "wb"), (1, "stdout", "rb"), (2, "stderr", "rb")):
-            if streams.ours[which] >= 0:
-                setattr(child, name, open(streams.take(which), mode, buffering=0))  # noqa: SIM115
         return child
 
     def run(self, argv: Arguments, **keywords: Unpack[RunKeywords]) -> Completed:
@@ -301,11 +305,13 @@ class SpawnTemplate:
                 self._heat.learn_failure(outcome[4])
             self._counts.failed(type(error).__name__)
             raise error
-        outcome.args = list(argv)
+        words = list(argv)
         if outcome.warm != _native.WARM_UNTRIED:
             self._heat.learn(outcome.warm, outcome.warm_detail)
         if outcome.how:
             self._counts.fell_back(reason for bit, reason in _DOINGS if outcome.how & bit)
+        # Last: a child without it is nobody's yet, and ends if an interrupt comes (Child._abandoned).
+        outcome.args = words
         return outcome
 
     def _refusal(self, outcome: "_native.Refusal", held: Held, plan: Plan, options: Options) -> OSError:
@@ -339,7 +345,7 @@ class SpawnTemplate:
             plan = compile_plan(options, streams, passed, fd)
             warm, warm_plan = (None, None) if proxy is not None else self._warmed(argv, options, streams, plan)
             child = held.image.launch(
-                Child,
+                Child if proxy is None else Standing,
                 self._counts if proxy is None else ProgramCounts(),  # a template's process is nobody's start
                 _script_arguments(held, argv, script) if held.prefix and fd >= 0 else argv,
                 options.environment,
