@@ -66,7 +66,17 @@ PLAIN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix", ["", "8534  ", "8534 17:06:38.918526 ", "8534      0.000123 ", "[pid  8534] "])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "8534  ",
+        "8534  1795285387.499280 [  60] [00007f8a1b2c3d4e] ",
+        "8534 17:06:38.918526 ",
+        "8534      0.000123 ",
+        "[pid  8534] ",
+    ],
+)
 @pytest.mark.parametrize("text", PLAIN)
 def test_a_call_of_strace(text: str, prefix: str) -> None:
     """Each way to write a call gives its numbers, whatever columns stand in front."""
@@ -85,6 +95,10 @@ def test_files() -> None:
     call = one("1 mmap(NULL, 1, PROT_READ, MAP_SHARED, 3</dev/zero<char 1:5>>, 0) = 0x7000")
     assert isinstance(call, Call)
     assert call.file == Mappable(OpenFile("/dev/zero"), kind="shmem", fs="tmpfs")
+    call = one("1 mmap(NULL, 1, PROT_READ, MAP_SHARED, 4</memfd:shared memory>(deleted), 0) = 0x7000")
+    assert isinstance(call, Call)
+    assert call.file is not None
+    assert (call.file.file.path, call.file.kind) == ("/memfd:shared memory (deleted)", "shmem")
     call = one('1 openat(AT_FDCWD</tmp>, "x, y", O_RDONLY|O_CLOEXEC) = 3</tmp/x, y>')
     assert isinstance(call, Call)
     assert (call.name, call.result, call.file) == ("openat", 3, Mappable(OpenFile("/tmp/x, y")))
@@ -164,6 +178,19 @@ def test_what_strace_prints_on_a_terminal() -> None:
     assert problems == []
     assert [(e.pid, getattr(e, "name", "end")) for e in events] == [
         (0, "brk"), (0, "vfork"), (8563, "brk"), (8563, "end"), (0, "brk")]  # fmt: skip
+
+
+def test_what_strace_could_not_see() -> None:
+    """A call that it did not learn the name of, and a thread whose registers were gone, are of no interest."""
+    events, problems = strace(
+        "1 ???( <unfinished ...>",
+        "1 <... ??? resumed>)                = ?",
+        "1  1795285387.499280 [  60] [????????????????] +++ exited with 0 +++",
+        "1 prctl(0x1234 /* PR_??? */, 0x1, 0, 0, 0) = 0",
+        " > /usr/lib/x86_64-linux-gnu/libc.so.6(__mmap+0x1a) [0x101b4a]",
+    )
+    assert problems == []
+    assert [type(event) for event in events] == [Ended]
 
 
 BROKEN = {

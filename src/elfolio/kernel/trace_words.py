@@ -18,11 +18,11 @@ __all__ = ["Words", "read_call", "split_words", "unescaped"]
 
 _CLONE_VM, _CLONE_VFORK, _SIGCHLD = 0x100, 0x4000, 17
 _OPENERS, _CLOSERS = "([{", ")]}"
-_RESULT = re.compile(r" *= (0x[0-9a-f]{1,16}|-?[1-9]\d{0,18}|0|\?)(<[^>]*>)?(?: ([A-Z][A-Z0-9_]*))?")
+_RESULT = re.compile(r" *= (0x[0-9a-f]{1,16}|-?[1-9]\d{0,18}|0|\?)(<[^>]*>(?:\(deleted\))?)?(?: ([A-Z][A-Z0-9_]*))?")
 _TOKEN = re.compile(
     r'"(?:[^"\\]|\\.)*"(?:\.\.\.)?|<(?:[^<>"]|<[^<>]*>|->)*>|/\*.*?\*/|[()\[\]{},]|=>|[^"<(\[{)\]},/=]+|.'
 )
-_FD = re.compile(r"(-?\d{1,10}|AT_FDCWD)(?:<(.*)>)?$")
+_FD = re.compile(r"(-?\d{1,10}|AT_FDCWD)(?:<(.*)>(\(deleted\))?)?$")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)")
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f"}
 
@@ -176,7 +176,8 @@ def _file(word: str) -> Mappable | None:
     found = _FD.match(word)
     if found is None or found[2] is None:
         return None
-    return known_file(OpenFile(unescaped(f'"{found[2].partition("<")[0]}"')))
+    path = unescaped(f'"{found[2].partition("<")[0]}"')
+    return known_file(OpenFile(path + " (deleted)" if found[3] else path))
 
 
 def _clone_flags(name: str, words: list[Placed]) -> int:
