@@ -5,7 +5,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from elfolio.report.explain import Report
 
 __all__ = ["prepare_parser", "run"]
-
-_PIPE_WIDTH = 120
 
 
 def prepare_parser(parser: Parser) -> None:
@@ -118,12 +115,10 @@ def _show(args: argparse.Namespace, report: "Report") -> None:
 
         print(as_json(report))
         return
-    from elfolio.report.columns import Ink
+    from elfolio.cli.output import width_and_ink
     from elfolio.report.explain_text import as_text
 
-    tty = sys.stdout.isatty()
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if tty else _PIPE_WIDTH
-    print(as_text(report, width, Ink(tty and "NO_COLOR" not in os.environ)))
+    print(as_text(report, *width_and_ink()))
 
 
 def _policies(args: argparse.Namespace, image: "ElfImage") -> "list[Policy]":

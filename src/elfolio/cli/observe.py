@@ -1,14 +1,10 @@
 """cli.observe: `elfolio observe`. In: a process id. Out: 0; its mappings on stdout."""
 
 import argparse
-import os
-import sys
 
 from elfolio.cli.parsing import Failure, Parser, positive
 
 __all__ = ["prepare_parser", "run"]
-
-_PIPE_WIDTH = 160
 
 
 def prepare_parser(parser: Parser) -> None:
@@ -23,11 +19,11 @@ def prepare_parser(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from elfolio.cli.output import width_and_ink
     from elfolio.kernel.neighbours import apart
     from elfolio.live.host import policy_here
     from elfolio.live.maps import MapsError
     from elfolio.live.vmas import read_memory
-    from elfolio.report.columns import Ink
     from elfolio.report.observe import as_json, as_report, as_text
 
     try:
@@ -47,7 +43,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(as_json(report))
         return 0
-    tty = sys.stdout.isatty()
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if tty else _PIPE_WIDTH
-    print(as_text(report, width, Ink(tty and "NO_COLOR" not in os.environ)))
+    print(as_text(report, *width_and_ink()))
     return 0

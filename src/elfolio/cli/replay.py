@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare_parser", "run"]
 
-_PIPE_WIDTH = 160
 _PEEK = 50
 """Lines that are looked at to tell whose log it is."""
 
@@ -216,9 +215,7 @@ def _show(args: argparse.Namespace, report: "Report") -> None:
 
         print(as_json(report))
         return
-    from elfolio.report.columns import Ink
+    from elfolio.cli.output import width_and_ink
     from elfolio.report.replay_text import as_text
 
-    tty = sys.stdout.isatty()
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if tty else _PIPE_WIDTH
-    print(as_text(report, width, Ink(tty and "NO_COLOR" not in os.environ)))
+    print(as_text(report, *width_and_ink()))
