@@ -6,12 +6,10 @@ One boot runs everything: cases, random sequences of operations, programs at the
 """
 
 import importlib.util
-import json
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,49 +17,24 @@ from types import ModuleType
 from typing import Any
 
 from elfolio.kernel.calls import Operation, UffdRegister, UffdUnregister
-from elfolio.kernel.case_host import Undecidable
-from elfolio.kernel.cases import _expected, decide, run
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.model import apply
 from elfolio.live.host import file_system_of
 from tests.kernel import sequences
 from tests.kernel.oracle import Shown, shown_model
 from tests.lab.kernels import Kernel
+from tests.lab.mm_cases import Share, run_cases
 from tests.lab.mm_execs import Guests, compare_program, gather
 from tests.lab.mm_kernels import LAB, lab_kernel
-from tests.lab.mm_live import RemoteHost, RemoteLive, Rules, Spare, open_files, rules_of, twin
+from tests.lab.mm_live import RemoteLive, Rules, open_files, rules_of, twin
 from tests.lab.mm_machine import Machine, build, machine, seconds_to_answer
 
-__all__ = ["Found", "Share", "run_cases", "run_sequences", "under"]
+__all__ = ["Found", "run_sequences", "under"]
 
-CASES: list[dict[str, Any]] = json.loads((Path(__file__).resolve().parent.parent / "kernel/mm_cases.json").read_text())[
-    "cases"
-]
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _DEEPEST = 4
 _LENGTH = 250
 """Of a sequence."""
-
-
-@dataclass
-class Share:
-    """How many agreed of how many, and what the others were."""
-
-    agreed: int = 0
-    run: int = 0
-    misses: list[str] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Of cases: why some were not run. Of operations: how many of each."""
-
-    def add(self, miss: str) -> None:
-        """One more; empty for one that agreed."""
-        self.run += 1
-        self.agreed += not miss
-        if miss:
-            self.misses.append(miss)
-
-    def __str__(self) -> str:
-        return f"{self.agreed} / {self.run}"
 
 
 @dataclass
@@ -77,32 +50,6 @@ class Found:
     cases: Share = field(default_factory=Share)
     operations: Share = field(default_factory=Share)
     execs: Share = field(default_factory=Share)
-
-
-# --- cases ----------------------------------------------------------------------------------------
-
-
-def run_cases(made: Machine, rules: Rules) -> Share:
-    """Every case that is about this kernel and needs nothing but system calls."""
-    share, spare = Share(), Spare(made)
-    for case in CASES:
-        if case["kind"] not in ("syscall", "pagetable"):
-            continue
-        verdict, (expected, _) = decide(case, rules.policy), _expected(case, rules.policy)
-        if verdict.passed is None:
-            share.kinds[verdict.reason.partition(":")[0]] += 1
-            continue
-        host = RemoteHost(spare, rules.policy.machine, rules.policy.page_size)
-        try:
-            found = run(case, host, expected)
-            share.add("" if found.passed and verdict.passed else f"{case['name']}: {found.reason or verdict.reason}")
-        except Undecidable as error:
-            share.kinds[str(error)] += 1
-        except RuntimeError as error:
-            share.add(f"{case['name']}: {error}")
-        finally:
-            host.close()
-    return share
 
 
 # --- sequences ------------------------------------------------------------------------------------
@@ -226,7 +173,7 @@ def _everything(made: Machine, kernel: Kernel, guests: Guests, operations: int, 
     for program in guests.programs:
         miss = compare_program(made, program, rules)
         found.execs.add(miss and f"{program.path}: {miss}")
-    if page == 4096 and not seed:
+    if not seed:
         found.cases = run_cases(made, rules)
     found.operations = run_sequences(made, rules, operations, seed)
     return found

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.kernels import Unavailable
+from tests.lab.mm_cases import Share
 from tests.lab.mm_kernels import LAB
-from tests.lab.mm_run import Found, Share, under
+from tests.lab.mm_run import Found, under
 
 __all__ = ["page"]
 
@@ -31,8 +32,8 @@ _ROW = (
     "| {boot:.0f} s | {all:.0f} s |\n"
 )
 _LEGEND = """
-- cases: those of `tests/kernel/mm_cases.json` that need only system calls, are about that kernel by its policy, and
-  count in pages of 4 KiB. The model must decide and the kernel must do what the case says.
+- cases: those of `tests/kernel/mm_cases.json` that need only system calls and are about that kernel by its policy;
+  with larger pages those that name no other size than a page. Model and kernel must both do what the case says.
 - operations: random ones (`tests/kernel/sequences.py`), all kinds, half at existing boundaries, with forks and
   faults. After each, the results, and start, end, permissions, offset and VmFlags of every VMA are compared.
 - programs: of every linker here and of Debian, and odd ones (`tests/measure/odd.py`), held at their first instruction
@@ -60,7 +61,7 @@ def page(found: Sequence[Found]) -> str:
             release=one.release,
             machine=one.machine,
             page=one.page // 1024,
-            cases=one.cases if one.cases.run else "",
+            cases=one.cases,
             operations=one.operations,
             execs=one.execs,
             boot=one.boot_seconds,
@@ -73,7 +74,7 @@ def page(found: Sequence[Found]) -> str:
 
 def _undecided(found: Sequence[Found]) -> str:
     lines = [
-        f"- {one.version}: {count} not run: {reason}\n"
+        f"- {one.release}: {count} not run: {reason}\n"
         for one in found
         for reason, count in sorted(one.cases.kinds.items())
     ]
@@ -93,8 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     """0; 1 where anything differs; 2 where a kernel cannot be had."""
     parser = argparse.ArgumentParser(prog="tests.lab.mm_table")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there; else to standard output")
-    parser.add_argument("--operations", type=int, default=3000, metavar="N", help="random operations a kernel")
-    parser.add_argument("--odd", type=int, default=150, metavar="N", help="odd programs a kernel")
+    parser.add_argument("--operations", type=int, default=8000, metavar="N", help="random operations a kernel")
+    parser.add_argument("--odd", type=int, default=300, metavar="N", help="odd programs a kernel")
     chosen = parser.parse_args(arguments)
     found = []
     for name in LAB:

@@ -98,7 +98,7 @@ class ModelHost:
         """As CaseHost."""
         error = apply(self.mm, Touch(start, length, True))
         if not error:
-            for number, page in enumerate(range(start, start + length, _PAGE)):
+            for number, page in enumerate(range(start, start + length, self.mm.page)):
                 self._contents().write(self.mm, page, (first + number) % 251 + 1 if step else first)
         return error
 
@@ -109,7 +109,7 @@ class ModelHost:
         contents = self._contents()
         return all(
             contents.read(self.mm, page) == ((first + number) % 251 + 1 if step else first)
-            for number, page in enumerate(range(start, start + length, _PAGE))
+            for number, page in enumerate(range(start, start + length, self.mm.page))
         )
 
     def file(self, name: str, length: int, *, memory: bool) -> Mappable:
