@@ -158,26 +158,29 @@ MM_SWITCHES = (
         "an untouched mapping that MREMAP_DONTUNMAP keeps, and its copy that touches it: they merge (merge); the copy "
         "merges with others only (others); it merges with nothing (alone)",
         f"copy_vma {_VMA}",
-        "7.0, or a stable branch; compared: 6.17.13, 7.0.14; read in 6.1.192, 7.2.13; others in a running 6.12.117",
+        "7.0.14 has it and 6.17.13 not (compared); 6.1.191, 6.12.114, 7.2.11 by their change logs; read in 6.1.192, "
+        "7.2.13; others in running 6.12.117 and 7.2.12",
         (((0,), "merge"), ((7, 0), "others")),
-        (((6, 1, 192), "alone"), ((6, 12, 117), "others")),
+        (((6, 1, 191), "alone"), ((6, 12, 114), "others"), ((7, 2, 0), "merge"), ((7, 2, 11), "others")),
     ),
     Switch(
         "dontunmap_pgoff_reset",
         "and when all of it was moved, its page offset is again that of its address",
         f"dontunmap_complete {_MREMAP}",
-        "compared: 6.17.13, 7.0.14; also in Ubuntu's 6.8.0-149; read in 6.1.192; a running 6.12.117 does",
+        "compared: 6.17.13, 7.0.14; also in Ubuntu's 6.8.0-149; 6.1.191 and 6.12.112 by their change logs; read in "
+        "6.1.192; a running 6.12.117 does",
         (((0,), False), ((7, 0), True)),
-        (((6, 1, 192), True), ((6, 12, 117), True)),
+        (((6, 1, 191), True), ((6, 12, 112), True)),
     ),
     Switch(
         "dontunmap_splits_locked",
         "a locked mapping of which MREMAP_DONTUNMAP moves a part is split there, so that only that part is unlocked; "
         "before, all of it is",
         f"needs_pre_split {_MREMAP}",
-        "read in 7.2.13; running 6.1.192 and 6.12.117 split, 6.18.44 does not",
+        "read in 7.2.13; 6.1.191, 6.12.114, 7.2.11 by their change logs; running 6.1.192, 6.12.117 and 7.2.12 split, "
+        "6.18.44 does not",
         (((0,), False), ((7, 0), True)),
-        (((6, 1, 192), True), ((6, 12, 117), True)),
+        (((6, 1, 191), True), ((6, 12, 114), True), ((7, 2, 0), False), ((7, 2, 11), True)),
     ),
     Switch(
         "mremap_map_count_rule",
