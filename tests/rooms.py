@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = "elfolio"
 ORDER = (
-    *("cli", "report", "survey", "measure", "spawn", "pagecache"),
+    *("cli", "report", "survey", "measure", "spawn", "pagecache", "memory"),
     *("live", "kernel", "layout", "elf", "span", "errors"),
 )
 """A room imports what stands to its right and nothing to its left."""
@@ -33,7 +33,7 @@ BANNED = {
     "report": frozenset({"ctypes", "os", "posix", "subprocess"}),
 }
 NO_OPEN = frozenset({"kernel", "layout"})
-STANDARD_LIBRARY_ONLY = frozenset({"", "errors", "span", "spawn"})
+STANDARD_LIBRARY_ONLY = frozenset({"", "errors", "memory", "span", "spawn"})
 COMPUTED_IMPORTS = frozenset({"", "__main__", "cli"})
 """Where a lazy dispatcher may import a name that only run time knows."""
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # what type checkers see; tests/test_package.py holds it equa
     from elfolio.errors import StaleTemplate as StaleTemplate
     from elfolio.errors import TooManyActions as TooManyActions
     from elfolio.errors import UnholdableProgram as UnholdableProgram
+    from elfolio.memory import Buffer as Buffer
+    from elfolio.memory import grow as grow
     from elfolio.spawn.actions import Chdir as Chdir
     from elfolio.spawn.actions import Close as Close
     from elfolio.spawn.actions import CloseRange as CloseRange
@@ -51,6 +53,7 @@ if sys.platform != "linux":
 
 _HOMES = {
     "elfolio.errors": ("InvalidArgument", "StaleTemplate", "TooManyActions", "UnholdableProgram"),
+    "elfolio.memory": ("Buffer", "grow"),
     "elfolio.spawn.actions": (
         "Chdir",
         "Close",
