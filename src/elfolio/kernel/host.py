@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace
-from elfolio.span import MappedAddress, round_down, round_up
+from elfolio.span import MappedAddress, round_up
 
-__all__ = ["Host", "default_host", "observed"]
+__all__ = ["Host", "default_host", "observed", "with_large_addresses"]
 
 _GAP_LEAST = 128 << 20
 """SIZE_128M: the stack always has this room above the mappings (mmap_base, arch/x86/mm/mmap.c, mm/util.c)."""
@@ -26,7 +26,12 @@ class Host:
 
     bits: int = 64
     task_size: int = 0x7FFFFFFFF000
-    """TASK_SIZE: one above the highest user address."""
+    """TASK_SIZE: one above the highest user address. What an address is checked against."""
+    window: int = 0x7FFFFFFFF000
+    """DEFAULT_MAP_WINDOW: one above the highest address that is given to whoever hints at no higher one. Below
+    TASK_SIZE only where processor and kernel have more bits of address than programs were once built for."""
+    window_share: int = 3
+    """TASK_UNMAPPED_BASE is the window divided by this."""
     stack_top: int = 0x7FFFFFFFF000
     """STACK_TOP."""
     et_dyn_base: int = 0x555555554AAA
@@ -52,18 +57,27 @@ class Host:
     @property
     def mmap_base(self) -> MappedAddress:
         """Below it, mappings without an address are placed."""
-        gap = max(_GAP_LEAST, min(self.stack_limit + self.stack_guard, self.task_size // 6 * 5))
-        return MappedAddress(round_up(self.task_size - gap, 4096))
+        gap = max(_GAP_LEAST, min(self.stack_limit + self.stack_guard, self.window // 6 * 5))
+        return MappedAddress(round_up(self.window - gap, 4096))
 
     @property
     def bottom(self) -> MappedAddress:
         """TASK_UNMAPPED_BASE: where the search begins that follows when nothing is free below mmap_base."""
-        return MappedAddress(round_up(round_down(self.task_size // 3, 1), 4096))
+        return MappedAddress(round_up(self.window // self.window_share, 4096))
+
+    def end(self, hint: int) -> int:
+        """Where the search for room ends that such a hint begins (arch_get_mmap_end; task_size_64bit on x86)."""
+        return self.task_size if hint > self.window else self.window
+
+    def above(self, hint: int) -> int:
+        """How far such a hint lifts mmap_base (arch_get_mmap_base; arch_get_unmapped_area_topdown on x86)."""
+        return self.end(hint) - self.window
 
 
 _I386 = Host(
     bits=32,
     task_size=0xFFFFE000,
+    window=0xFFFFE000,
     stack_top=0xFFFFE000,
     et_dyn_base=0x56555000,  # COMPAT_ELF_ET_DYN_BASE: TASK_UNMAPPED_BASE + 0x1000000
     vsyscall="",
@@ -71,7 +85,10 @@ _I386 = Host(
 _WINDOW_BITS = {16384: 47}
 """DEFAULT_MAP_WINDOW of aarch64 by page size, 48 else: what is mapped without a hint above it lies below, however many
 bits of address the kernel was built for (VA_BITS_MIN, arch/arm64/include/asm/memory.h; seen on 6.12.117)."""
+_LARGE = {"x86_64": (1 << 56) - 4096, "aarch64": 1 << 52}
+"""TASK_SIZE with five levels of page tables (CR4.LA57), and with LPA2 or LVA (arch/arm64/include/asm/processor.h)."""
 _AARCH64 = Host(
+    window_share=4,
     vsyscall="",
     vvar=8192,
     vvar_vclock=0,
@@ -87,6 +104,7 @@ def default_host(policy: Policy, bits: int = 64) -> Host:
         return replace(
             _AARCH64,
             task_size=window,
+            window=window,
             stack_top=window,
             et_dyn_base=2 * window // 3,
             vvar=8192 * scale,
@@ -96,6 +114,12 @@ def default_host(policy: Policy, bits: int = 64) -> Host:
     clocks = bool(policy["vvar_vclock"])
     host = Host() if bits == 64 else replace(_I386, vdso=int(policy["vdso32_bytes"]))
     return host if clocks else replace(host, vvar=16384, vvar_vclock=0)
+
+
+def with_large_addresses(host: Host, machine: str) -> Host:
+    """The same on a processor, and with a kernel, that have all the bits of address that the architecture knows. Where
+    they are, what a hint above the window asks for lies above it; all else stays where it was."""
+    return replace(host, task_size=_LARGE[machine]) if host.bits == 64 else host
 
 
 def observed(host: Host, space: AddressSpace, page: int) -> Host:

@@ -20,7 +20,7 @@ from elfolio.span import MappedAddress, Span, round_down, round_up
 __all__ = ["LoadError", "MappedObject", "linked", "map_object", "relro_span", "slab_bytes"]
 
 _NONE = VmFlags(0)
-_ANYWHERE = Host(task_size=1 << 63, stack_top=1 << 63, mmap_min_addr=0, privileged=True)
+_ANYWHERE = Host(task_size=1 << 63, window=1 << 63, stack_top=1 << 63, mmap_min_addr=0, privileged=True)
 
 
 class LoadError(ValueError):

@@ -199,7 +199,7 @@ class Mappings:
     def _search(self, length: int, hint: int) -> int:
         if hint:
             at = round_up(max(hint, self.host.mmap_min_addr), self.page)
-            if at + length <= self.host.task_size and not self._in_the_way(at, at + length):
+            if at + length <= self.host.end(at) and not self._in_the_way(at, at + length):
                 return at
         return self._highest_gap(length)
 
@@ -227,7 +227,7 @@ class Mappings:
             if self._start_with_guard(vma) - at >= length:
                 return at
             at = max(at, vma.end)
-        if self.host.task_size - at < length:
+        if self.host.window - at < length:
             raise MapError(errno.ENOMEM, "no room")
         return at
 

@@ -31,6 +31,8 @@ def place(mm: Mm, hint: int, length: int, flags: int, file: Mappable | None, off
     host = mm.host
     if length > host.task_size:
         return -ENOMEM
+    if mm.policy.machine != "x86_64" and length > host.end(hint) - host.mmap_min_addr:
+        return -ENOMEM  # the generic search asks this before it looks at MAP_FIXED
     if flags & MAP_FIXED:
         at = hint
         if at >= _ERRORS:
@@ -94,17 +96,17 @@ def _search(mm: Mm, hint: int, length: int, flags: int) -> int:
         after = mm.areas.find(hint)
         if after is None or hint + length <= guarded_start(mm, after):
             return hint
-    end = mm.areas.highest_gap(length, mm.mmap_base)
+    end = mm.areas.highest_gap(length, mm.mmap_base + host.above(hint))
     if end is not None:
         return end - length
     # Nothing below mmap_base: from TASK_UNMAPPED_BASE upwards, as it was before there was an mmap_base.
-    return _upwards(mm, length, host.bottom, host.task_size)
+    return _upwards(mm, length, host.bottom, host.end(hint))
 
 
 def _hint_is_valid(mm: Mm, hint: int, length: int) -> bool:
     # x86-64's arch_get_unmapped_area_topdown asks no more; the generic one wants mmap_min_addr too, which do_mmap has
-    # already seen to.
-    return hint <= mm.host.task_size - length
+    # already seen to. A hint below the window does not lead beyond it.
+    return hint <= mm.host.end(hint) - length
 
 
 def _upwards(mm: Mm, length: int, low: int, high: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from elfolio.kernel.filesystems import filesystem
-from elfolio.kernel.host import Host, default_host
+from elfolio.kernel.host import Host, default_host, with_large_addresses
 from elfolio.kernel.libc import LIBCS
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.switches import Version
@@ -52,7 +52,14 @@ def host_here(policy: Policy, bits: int = 64, *, proc: str | Path = "/proc") -> 
         privileged=bool(_capabilities(proc) >> _CAP_SYS_RAWIO & 1),
         memory=_memory(proc),
     )
+    if _five_levels(proc):
+        host = with_large_addresses(host, policy.machine)
     return _with_vdso(host, proc) if bits == 64 else host
+
+
+def _five_levels(proc: Path) -> bool:
+    """x86-64: the kernel takes the flag away where it does not use them. That aarch64 has LPA2 is shown nowhere."""
+    return re.search(r"^flags\s*:.*\bla57\b", _text(proc / "cpuinfo"), re.M) is not None
 
 
 def _with_vdso(host: Host, proc: Path) -> Host:
