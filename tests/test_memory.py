@@ -127,10 +127,12 @@ def test_errors_are_the_kernels(make: "object", number: int) -> None:
     """What mremap refuses is refused with its errno, and the mapping stays."""
     at, keeper = mapped(PAGE)
     keeper[0] = 5
+    before = int(Path("/proc/self/statm").read_text().split()[0])
     with pytest.raises(OSError) as caught:
         make(at)  # type: ignore[operator]
     assert caught.value.errno == number
     assert keeper[0] == 5
+    assert int(Path("/proc/self/statm").read_text().split()[0]) - before < 1024  # no room stays reserved
 
 
 def test_views_keep_a_buffer_where_it_is() -> None:

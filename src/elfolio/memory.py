@@ -45,10 +45,12 @@ def grow(address: int, old: int, new: int, *, move: bool = False) -> int:
         if at is not None:
             return at
     length = round_up(new, _PAGE)
+    if length > old and not _is_granted(length - old):
+        raise OSError(12, os.strerror(12))
     for unit in (_DIRECTORY, _TABLE):
         if unit <= length and (to := _reserve(length, unit, address % unit)) is not None:
-            # Should it fail, the room stays reserved: the kernel may have given it up before it failed, and another
-            # thread may have memory there since.
+            # Should it fail all the same, the room stays reserved: the kernel may have given it up before it failed, and
+            # another thread may have memory there since.
             return _required(_mremap(address, old, new, _MREMAP_MAYMOVE | _MREMAP_FIXED, to))
     return _required(_mremap(address, old, new, _MREMAP_MAYMOVE))
 
@@ -68,6 +70,16 @@ def _required(at: int | None) -> int:
     if at is None:
         raise OSError(12, os.strerror(12))
     return at
+
+
+def _is_granted(size: int) -> bool:
+    """Whether the kernel would let this process have so much more memory (__vm_enough_memory): asked before room is
+    reserved that could not be given back."""
+    at: int = _libc.mmap(None, size, _READ_WRITE, _PRIVATE_ANONYMOUS, -1, 0)
+    if at == _FAILED:
+        return False
+    _libc.munmap(at, size)
+    return True
 
 
 def _reserve(length: int, unit: int, offset: int) -> int | None:
