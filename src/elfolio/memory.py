@@ -49,8 +49,8 @@ def grow(address: int, old: int, new: int, *, move: bool = False) -> int:
         raise OSError(12, os.strerror(12))
     for unit in (_DIRECTORY, _TABLE):
         if unit <= length and (to := _reserve(length, unit, address % unit)) is not None:
-            # Should it fail all the same, the room stays reserved: the kernel may have given it up before it failed, and
-            # another thread may have memory there since.
+            # Should it fail all the same, the room stays reserved: the kernel may have given it up before, and another
+            # thread may have memory there since.
             return _required(_mremap(address, old, new, _MREMAP_MAYMOVE | _MREMAP_FIXED, to))
     return _required(_mremap(address, old, new, _MREMAP_MAYMOVE))
 
