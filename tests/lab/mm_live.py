@@ -4,7 +4,6 @@ What tests.kernel.oracle and live_host are on this machine, with the port betwee
 smaps. A machine's policy and limits are made of what it records.
 """
 
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,9 +21,10 @@ from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, OpenFile
 from elfolio.live.host import host_here, policy_here
 from elfolio.live.maps import parse_smaps
+from elfolio.measure.oracle import NUMBERS, parse_page_tables, parse_shown
 from elfolio.span import MappedAddress
 from tests.kernel.live_host import LiveHost
-from tests.kernel.oracle import _CALLS, _HEADER, _IGNORED, _NAMES, _NUMBERS, Live, Shown, host_policy
+from tests.kernel.oracle import CALLS, Live, Shown, host_policy
 from tests.kernel.oracle import twin as twin_here
 from tests.lab.mm_machine import CALL, END, MEMORY, MM_DRIVER, OPEN, SIGNALLED, SMAPS, START, TRUNCATE, Machine
 
@@ -96,11 +96,10 @@ class RemoteLive(Live):
         self.files = files
         self.uffds = {}
         self._machine, self._page = made, page
-        numbers = dict(zip(_NAMES.split(), _NUMBERS[machine], strict=True))
-        self._numbers: Mapping[int, int] = {_CALLS[name]: number for name, number in numbers.items()}
+        self._numbers: Mapping[int, int] = {CALLS[name]: number for name, number in NUMBERS[machine].items()}
         where = "/bin" if made.place == "/ramfs" else made.place
         self.pid = made.wish(START, payload=f"{where}/{MM_DRIVER}".encode())
-        self.call(_CALLS["brk"], 0)
+        self.call(CALLS["brk"], 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -127,28 +126,17 @@ class RemoteLive(Live):
     def shown(self) -> tuple[Shown, ...]:
         """As Live."""
         _, text = self._machine.ask(SMAPS, self.pid)
-        return tuple(
-            (
-                int(found[1], 16),
-                int(found[2], 16),
-                found[3].decode(),
-                int(found[4], 16),
-                frozenset(found[6].decode().split()) - _IGNORED,
-            )
-            for found in _HEADER.finditer(text)
-            if found[5] != b"[vsyscall]"
-        )
+        return parse_shown(text)
 
     def page_tables(self) -> int:
         """As Live."""
-        status = self._machine.read(f"/proc/{self.pid}/status").decode()
-        return int(re.search(r"VmPTE:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
+        return parse_page_tables(self._machine.read(f"/proc/{self.pid}/status").decode())
 
 
 def twin(live: RemoteLive, rules: Rules) -> Mm:
     """As oracle.twin."""
     mm = adopt(Mm(rules.policy, rules.host, rules.limits), live.space())
-    mm.brk = live.call(_CALLS["brk"], 0)
+    mm.brk = live.call(CALLS["brk"], 0)
     fault_all(mm)
     return mm
 
