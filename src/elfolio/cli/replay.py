@@ -30,6 +30,10 @@ named, counted, and left out.
 Without --policy it is replayed under the kernel that was traced, where the trace says which, or else under this
 machine's. Where it does not say which memory was written, each policy is shown twice: nothing, and everything.
 
+With --live every process of the trace is a child of this machine's kernel, which maps and unmaps as the trace says.
+What cannot be done there is counted: exec (its image is mapped by mmap), files that are not there or would be written
+to, userfaultfd. The first difference ends it.
+
 exit status: 0; 1 if lines could not be read, or if the traced kernel itself would have answered a call
 otherwise in the model, or if a case failed; 2 for bad input. With --record that of CMD."""
 
@@ -38,6 +42,7 @@ def prepare_parser(parser: Parser) -> None:
     """Options of `elfolio replay`."""
     parser.usage = (
         "elfolio replay [options] TRACE\n       elfolio replay --record OUT [--no-faults] -- CMD [ARG...]\n"
+        "       elfolio replay --live [--policy P] [--json] TRACE\n"
         "       elfolio replay --check CASES [--policy P] [--json]"
     )
     parser.description = "Replays what a program did to its memory through a model of Linux's address space."
@@ -52,12 +57,16 @@ def prepare_parser(parser: Parser) -> None:
     add("--json", action="store_true", help="one JSON object on standard output")
     add("--html", type=Path, metavar="FILE", help="write the report with its picture, one file")
     add("--record", metavar="OUT", help="run CMD, and write what it and all that it starts do to their memory")
+    add("--live", action="store_true",
+        help="have the running kernel do the same, and compare with the model after every operation")  # fmt: skip
     add("--check", metavar="CASES", help="hold a policy against cases given as data, JSON with `cases`")
     add("--no-faults", action="store_true", help="with --record: do not sample what is written to")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    if args.live and (args.record is not None or args.check is not None):
+        raise Failure("--live takes a TRACE")
     if args.record is not None:
         from elfolio.cli.replay_record import run_record
 
@@ -93,10 +102,14 @@ def _replay(args: argparse.Namespace, file: TextIO) -> int:
     form, events = _events(file, log)
     first = next(events, None)  # so that a record's first line has been read
     found = steps.of(_again(first, events))
-    if args.operations:
+    if args.operations and not args.live:
         for step in found:
             print(_line(step))
         return _told(log)
+    if args.live:
+        from elfolio.cli.replay_live import run_live
+
+        return run_live(args, log, found)
     own = _own(log)
     lanes = _lanes(args, log, own)
     begin = time.perf_counter()

@@ -61,6 +61,11 @@ class HeldProcess:
         self.pid = tracee.pid
         self.bits = bits
 
+    @property
+    def tracee(self) -> Tracee:
+        """What stops it, and has it make system calls."""
+        return self._tracee
+
     def maps(self) -> AddressSpace:
         """As it is now."""
         return read_maps(self.pid)

@@ -37,6 +37,11 @@ class Tracee:
         self.mem = -1
         self._planted: dict[int, bytes] = {}
 
+    @property
+    def proxy(self) -> _native.Proxy:
+        """Its tracer."""
+        return self._proxy
+
     def expect(self) -> None:
         """To be called before the launch that this proxy is given to."""
         self._proxy.meet(_O_TRACEEXEC | _O_EXITKILL)
