@@ -5,6 +5,7 @@ untouched, until something says otherwise (kernel.model.fault_all).
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from elfolio.kernel.anon import AnonVma
 from elfolio.kernel.areas import Area
@@ -20,6 +21,7 @@ _OWN_NAMES = ("[heap]", "[stack]")
 _SHMEM = ("/dev/zero", "/memfd:", "/SYSV", "/dev/shm/", "/anon_hugepage")
 
 
+@lru_cache(1024)
 def known_file(file: OpenFile) -> Mappable:
     """What its path alone tells of a file; whoever knows its file system passes a function of his own."""
     if file.path.startswith("/anon_hugepage"):
@@ -36,7 +38,11 @@ def known_file(file: OpenFile) -> Mappable:
 def adopt(mm: Mm, space: AddressSpace, mappable: Callable[[OpenFile], Mappable] = known_file) -> Mm:
     """`mm` with the value's VMAs; it must be empty. `[vsyscall]` is no VMA of a process, and left out."""
     anon_vmas: dict[int, AnonVma] = {}
-    areas = [_area(mm, vma, mappable, anon_vmas) for vma in space if vma.name != "[vsyscall]"]
+    files: dict[OpenFile, Mappable] = {}
+    for vma in space:
+        if vma.file is not None and vma.file not in files:
+            files[vma.file] = mm.file(mappable(vma.file))
+    areas = [_area(mm, vma, files, anon_vmas) for vma in space if vma.name != "[vsyscall]"]
     mm.skip_anon_vmas(max(anon_vmas, default=0))
     mm.areas.fill(areas)
     mm.total = sum(area.end - area.start for area in areas)
@@ -51,8 +57,8 @@ def adopt(mm: Mm, space: AddressSpace, mappable: Callable[[OpenFile], Mappable] 
     return mm
 
 
-def _area(mm: Mm, vma: Vma, mappable: Callable[[OpenFile], Mappable], anon_vmas: dict[int, AnonVma]) -> Area:
-    file = None if vma.file is None else mm.file(mappable(vma.file))
+def _area(mm: Mm, vma: Vma, files: dict[OpenFile, Mappable], anon_vmas: dict[int, AnonVma]) -> Area:
+    file = None if vma.file is None else files[vma.file]
     anon = vma.anon_pgoff * mm.page
     area = Area(vma.start, vma.end, int(vma.flags), anon if file is None else vma.offset, file, anon or vma.start)
     if vma.anon_vma is not None:

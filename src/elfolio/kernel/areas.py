@@ -55,7 +55,9 @@ class Areas:
 
     def find(self, address: int) -> Area | None:
         """find_vma: the first area that ends above `address`; it need not contain it."""
-        block = self._blocks[bisect_right(self._heads, address, 1) - 1]
+        blocks = self._blocks
+        # Most processes have one block only, and this is what a replay does most.
+        block = blocks[0] if len(blocks) == 1 else blocks[bisect_right(self._heads, address, 1) - 1]
         at = bisect_right(block.starts, address) - 1
         if at < 0:
             return self.first
@@ -77,7 +79,7 @@ class Areas:
     def insert(self, area: Area) -> None:
         """An area where nothing is."""
         start = area.start
-        number = bisect_right(self._heads, start, 1) - 1
+        number = bisect_right(self._heads, start, 1) - 1 if len(self._blocks) > 1 else 0
         block = self._blocks[number]
         at = bisect_left(block.starts, start)
         if at:
@@ -313,7 +315,7 @@ class Areas:
     # --- blocks -----------------------------------------------------------------------------------
 
     def _place(self, start: int) -> tuple[int, int]:
-        number = bisect_right(self._heads, start, 1) - 1
+        number = bisect_right(self._heads, start, 1) - 1 if len(self._blocks) > 1 else 0
         return number, bisect_left(self._blocks[number].starts, start)
 
     def _halve(self, number: int) -> None:

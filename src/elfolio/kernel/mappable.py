@@ -50,6 +50,10 @@ class Mappable:
     adds: int = 0
     """VmFlags that its driver's mmap sets: DONTEXPAND, PFNMAP, ..."""
 
+    def __hash__(self) -> int:
+        # Equal values have these equal, and few others do; all twelve fields would cost a replay more than a lookup.
+        return hash((self.file.inode, self.file.opening))
+
     @property
     def shmem(self) -> bool:
         """shmem_file()."""

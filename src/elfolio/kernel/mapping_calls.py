@@ -216,7 +216,7 @@ def region(mm: Mm, start: int, end: int, vm: int, file: Mappable | None, offset:
             vm = marked(mm, vm, file)
     before = after.prev if after is not None else mm.areas.last()
     mm.total += size
-    if before is not None or after is not None:
+    if (before is not None and before.end == start) or (after is not None and after.start == end):
         closes = file.closes if file is not None else False
         area = mm.merge_new(Given(start, end, vm, offset, file, start, closes=closes), before, after)
         if area is not None:

@@ -6,7 +6,7 @@ applies operations to it. All addresses and lengths are bytes.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from errno import EINVAL, ENOMEM, EPERM
 
 from elfolio.kernel.anon import AnonVma
@@ -59,11 +59,13 @@ class Limits:
 class Mm:
     """One mm_struct. `applied` by kernel.model; read through `snapshot`."""
 
-    def __init__(self, policy: Policy, host: Host | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, policy: Policy, host: Host | None = None, limits: Limits | None = None, rules: Rules | None = None
+    ) -> None:
         self.policy = policy
         self.host = host if host is not None else default_host(policy)
         self.limits = limits if limits is not None else Limits()
-        self.rules = Rules(policy)
+        self.rules = rules if rules is not None else Rules(policy)
         self.page = policy.page_size
         self.mask = self.page - 1
         self.lowest = max(self.host.mmap_min_addr, self.page) + self.mask & ~self.mask
@@ -445,7 +447,7 @@ class Mm:
         return heir
 
     def _heir(self) -> "Mm":
-        heir = Mm(self.policy, replace(self.host), self.limits)
+        heir = Mm(self.policy, self.host, self.limits, self.rules)
         heir.mmap_base = self.mmap_base
         heir.merge_any = self.merge_any
         # PR_MDWE_NO_INHERIT: neither bit goes to the child (mmf_init_flags, include/linux/sched/coredump.h).

@@ -27,6 +27,8 @@ Touching = Literal["traced", "none", "all"]
 """Which memory counts as written: what the trace says, nothing, or all that may be."""
 
 _MERGEABLE = 1 << 31
+_WRITE, _WRITABLE = 0x2, 0xA
+"""VM_WRITE; with VM_SHARED, which private memory has not."""
 _GUARD_REMOVE = 103
 _KEPT = 50
 _POINTS = 512
@@ -166,7 +168,13 @@ class Lane:
         for start, end in step.ranges:
             area = mm.areas.find(start)
             # Only the first write to an area changes anything, but where a stack grows.
-            if area is None or area.anon_vma is None or start < area.start or end > area.end:
+            if area is None or start < area.start or end > area.end:
+                apply(mm, Touch(start, end - start, write=True))
+            elif area.anon_vma is not None:
+                continue
+            elif area.flags & _WRITABLE == _WRITE and not mm.guards.ranges:
+                prepare(mm, area)  # all that touching it does
+            else:
                 apply(mm, Touch(start, end - start, write=True))
 
     # --- address spaces ---------------------------------------------------------------------------
@@ -235,9 +243,10 @@ class Lane:
 def replay(steps: Iterable[Step], lanes: Iterable[Lane]) -> None:
     """All steps through all lanes, to the end."""
     followers = list(lanes)
+    follow = [lane.follow for lane in followers]
     for step in steps:
-        for lane in followers:
-            lane.follow(step)
+        for one in follow:
+            one(step)
     for lane in followers:
         lane.finish()
 
@@ -269,7 +278,7 @@ def _write_all(mm: Mm, operation: object, result: int) -> None:
 
 def _marked(vmas: Iterable[Vma]) -> bool:
     """Whether an image shows KSM's flag: only PR_SET_MEMORY_MERGE gives it before a program's first instruction."""
-    return any(vma.flags & _MERGEABLE for vma in vmas)
+    return any(int(vma.flags) & _MERGEABLE for vma in vmas)
 
 
 def _mark(mm: Mm) -> None:
