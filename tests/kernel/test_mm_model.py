@@ -409,3 +409,11 @@ def test_an_empty_space() -> None:
     assert len(mm.snapshot()) == 0
     fault_all(mm)
     assert _do(mm, Munmap(_A, _P), Mprotect(_A, _P, 1), Touch(_A), Mremap(_A, _P, _P)) == [0, -ENOMEM, -EFAULT, -EFAULT]
+
+
+@pytest.mark.parametrize(("kernel", "result"), [("linux-6.18", 0), ("linux-7.2", -EINVAL)])
+def test_dofork_of_the_vdso(kernel: str, result: int) -> None:
+    """Up to 6.18 MADV_DOFORK is refused of VM_IO only, which the vdso has not."""
+    mm = fresh(policy(kernel))
+    vdso = next(vma for vma in mm.snapshot() if vma.name == "[vdso]")
+    assert _do(mm, Madvise(vdso.start, vdso.size, ADVICE["DOFORK"])) == [result]

@@ -22,7 +22,7 @@ _LOCKED, _PFNMAP, _HUGETLB = int(_F.LOCKED), int(_F.PFNMAP), int(_F.HUGETLB)
 _DROPPABLE, _SEALED, _MAYBE_GUARD = int(_F.DROPPABLE), int(_F.SEALED), int(_F.MAYBE_GUARD)
 _SEQ, _RAND = int(_F.SEQ_READ), int(_F.RAND_READ)
 _HUGE, _NO_HUGE = int(_F.HUGEPAGE), int(_F.NOHUGEPAGE)
-_MERGEABLE = int(_F.MERGEABLE)
+_MERGEABLE, _IO = int(_F.MERGEABLE), int(_F.IO)
 _WIPEONFORK, _DONTDUMP, _DONTCOPY = int(_F.WIPEONFORK), int(_F.DONTDUMP), int(_F.DONTCOPY)
 
 _SINCE = {
@@ -120,7 +120,7 @@ def _one(mm: Mm, area: Area, start: int, end: int, advice: str, name: str | None
         return _rename(mm, area, start, end, name)
     if advice not in _SETS:
         return _pages(mm, area, start, end, advice) or area
-    error = _refused(area, advice)
+    error = _refused(mm, area, advice)
     if error:
         return error
     if advice == "MERGEABLE" and not compatible(mm, area.flags, area.file):
@@ -133,9 +133,9 @@ def _one(mm: Mm, area: Area, start: int, end: int, advice: str, name: str | None
     return -EAGAIN if made == -ENOMEM else made
 
 
-def _refused(area: Area, advice: str) -> int:
+def _refused(mm: Mm, area: Area, advice: str) -> int:
     flags = area.flags
-    if advice == "DOFORK" and flags & VM_SPECIAL:
+    if advice == "DOFORK" and flags & (VM_SPECIAL if mm.policy["dofork_special"] else _IO):
         return -EINVAL
     if advice == "WIPEONFORK" and (area.file is not None or flags & _SHARED):
         return -EINVAL

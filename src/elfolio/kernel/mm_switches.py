@@ -226,6 +226,13 @@ MM_SWITCHES = (
         (((0,), ""), ((6, 13), "anonymous"), ((6, 15), "any")),
     ),
     Switch(
+        "dofork_special",
+        "MADV_DOFORK is refused of all special mappings (VM_SPECIAL); before, of VM_IO's only, so that the vdso takes it",
+        "madvise_vma_behavior (mm/madvise.c)",
+        "read in 5.10.223, 6.1.192, 6.12.107 (VM_IO) and 7.2.13 (VM_SPECIAL); 6.18.44 takes it of the vdso; 7.0 is a guess",
+        (((0,), False), ((7, 0), True)),
+    ),
+    Switch(
         "uffd_unregister_own",
         "UFFDIO_UNREGISTER takes only what this userfaultfd watches; before, any userfaultfd's",
         "userfaultfd_unregister (fs/userfaultfd.c)",
