@@ -8,26 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
-from elfolio.kernel import abi
-from elfolio.kernel.calls import (
-    Brk,
-    Madvise,
-    Mlock,
-    Mlockall,
-    Mmap,
-    Mprotect,
-    Mremap,
-    Mseal,
-    Munlock,
-    Munlockall,
-    Munmap,
-    NameVma,
-    Operation,
-    Prctl,
-    Touch,
-    UffdRegister,
-    UffdUnregister,
-)
+from elfolio.kernel import abi, calls
 from elfolio.kernel.case_host import Undecidable
 from elfolio.kernel.expressions import evaluate
 
@@ -74,7 +55,7 @@ def _mmap(at: "Run", op: Mapping[str, Any], address: int | None = None) -> int:
     file = at.files[op["fd"]] if op.get("fd") is not None else None
     offset = at.value(op.get("off", 0))
     return at.host.apply(
-        Mmap(address, at.value(op["len"]), _prot(op["prot"]), _flags(op["flags"], "MAP_"), file, offset)
+        calls.Mmap(address, at.value(op["len"]), _prot(op["prot"]), _flags(op["flags"], "MAP_"), file, offset)
     )
 
 
@@ -105,9 +86,9 @@ def _pick_dest(at: "Run", op: Mapping[str, Any]) -> int:
 
 def _find_free(at: "Run", op: Mapping[str, Any]) -> int:
     length = at.value(op["len"])
-    address = at.host.apply(Mmap(0, length, 0, abi.MAP_PRIVATE | abi.MAP_ANONYMOUS))
+    address = at.host.apply(calls.Mmap(0, length, 0, abi.MAP_PRIVATE | abi.MAP_ANONYMOUS))
     if address > 0:
-        at.host.apply(Munmap(address, length))
+        at.host.apply(calls.Munmap(address, length))
     return address
 
 
@@ -117,7 +98,7 @@ def _write(at: "Run", op: Mapping[str, Any]) -> int:
         return at.host.fill(start, length, at.value(op["pattern"]) + at.value(op.get("pattern_off", 0)) // 4096, 1)
     if "byte" in op:
         return at.host.fill(start, length, at.value(op["byte"]), 0)
-    return at.host.apply(Touch(start, length, True))
+    return at.host.apply(calls.Touch(start, length, True))
 
 
 def _file(at: "Run", op: Mapping[str, Any]) -> int:
@@ -132,10 +113,10 @@ def _dup(at: "Run", op: Mapping[str, Any]) -> int:
 
 def _brk(at: "Run", op: Mapping[str, Any]) -> int:
     if "addr" in op:
-        return at.host.apply(Brk(at.value(op["addr"])))
+        return at.host.apply(calls.Brk(at.value(op["addr"])))
     if "first brk" not in at.names:
-        at.names["first brk"] = at.host.apply(Brk(0))
-    return at.host.apply(Brk(at.names["first brk"] + at.value(op["delta"])))
+        at.names["first brk"] = at.host.apply(calls.Brk(0))
+    return at.host.apply(calls.Brk(at.names["first brk"] + at.value(op["delta"])))
 
 
 def _fork(at: "Run", _op: Mapping[str, Any]) -> int:
@@ -151,11 +132,11 @@ def _exec(at: "Run", _op: Mapping[str, Any]) -> int:
 def _prctl(at: "Run", op: Mapping[str, Any]) -> int:
     if op["option"] in ("PR_SET_VMA", "PR_SET_VMA_ANON_NAME"):
         address, length = (at.value(value) for value in op["args"][-3:-1] or op["args"][:2])
-        return at.host.apply(NameVma(address, length, op["args"][-1]))
+        return at.host.apply(calls.NameVma(address, length, op["args"][-1]))
     if not hasattr(abi, op["option"]):
         raise Undecidable(f"no model of {op['option']}")
     numbers = [at.value(value) for value in op.get("args", ())]
-    return at.host.apply(Prctl(getattr(abi, op["option"]), *numbers))
+    return at.host.apply(calls.Prctl(getattr(abi, op["option"]), *numbers))
 
 
 def _madvise(at: "Run", op: Mapping[str, Any]) -> int:
@@ -164,21 +145,23 @@ def _madvise(at: "Run", op: Mapping[str, Any]) -> int:
         raise Undecidable(f"no model of the advice {op['advice']}")
     if op["advice"] == "COLLAPSE":
         raise Undecidable("whether MADV_COLLAPSE works depends on free memory")
-    return at.host.apply(Madvise(at.value(op["addr"]), at.value(op["len"]), advice))
+    return at.host.apply(calls.Madvise(at.value(op["addr"]), at.value(op["len"]), advice))
 
 
 def _mremap(at: "Run", op: Mapping[str, Any]) -> int:
     address, old, new = (at.value(op[key]) for key in ("addr", "old_len", "new_len"))
-    return at.host.apply(Mremap(address, old, new, _flags(op["flags"], "MREMAP_"), at.value(op.get("new_addr", 0))))
+    return at.host.apply(
+        calls.Mremap(address, old, new, _flags(op["flags"], "MREMAP_"), at.value(op.get("new_addr", 0)))
+    )
 
 
 def _uffd_register(at: "Run", op: Mapping[str, Any]) -> int:
     modes = str(op.get("mode", "MISSING")).split("|")
     mode = sum(_UFFD_MODES[word] for word in modes)
-    return at.host.apply(UffdRegister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]), mode))
+    return at.host.apply(calls.UffdRegister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]), mode))
 
 
-def _ranged(make: Callable[[int, int], Operation]) -> Callable[["Run", Mapping[str, Any]], int]:
+def _ranged(make: Callable[[int, int], calls.Operation]) -> Callable[["Run", Mapping[str, Any]], int]:
     return lambda at, op: at.host.apply(make(at.value(op["addr"]), at.value(op["len"])))
 
 
@@ -188,26 +171,26 @@ _OPS: dict[str, Callable[["Run", Mapping[str, Any]], int]] = {
     "mmap_aligned": _mmap_aligned,
     "pick_dest": _pick_dest,
     "find_free": _find_free,
-    "munmap": _ranged(Munmap),
+    "munmap": _ranged(calls.Munmap),
     "mprotect": lambda at, op: at.host.apply(
-        Mprotect(at.value(op["addr"]), at.value(op["len"]), _prot(op["prot"]) | at.value(op.get("extra", 0)))
+        calls.Mprotect(at.value(op["addr"]), at.value(op["len"]), _prot(op["prot"]) | at.value(op.get("extra", 0)))
     ),
     "mremap": _mremap,
     "brk": _brk,
     "madvise": _madvise,
-    "mlock": _ranged(Mlock),
+    "mlock": _ranged(calls.Mlock),
     "mlock2": lambda at, op: at.host.apply(
-        Mlock(at.value(op["addr"]), at.value(op["len"]), int("ONFAULT" in op.get("flags", ())))
+        calls.Mlock(at.value(op["addr"]), at.value(op["len"]), int("ONFAULT" in op.get("flags", ())))
     ),
-    "munlock": _ranged(Munlock),
-    "mlockall": lambda at, op: at.host.apply(Mlockall(_flags(op["flags"], "MCL_"))),
-    "munlockall": lambda at, op: at.host.apply(Munlockall()),
+    "munlock": _ranged(calls.Munlock),
+    "mlockall": lambda at, op: at.host.apply(calls.Mlockall(_flags(op["flags"], "MCL_"))),
+    "munlockall": lambda at, op: at.host.apply(calls.Munlockall()),
     "mseal": lambda at, op: at.host.apply(
-        Mseal(at.value(op["addr"]), at.value(op["len"]), at.value(op.get("flags", 0) or 0))
+        calls.Mseal(at.value(op["addr"]), at.value(op["len"]), at.value(op.get("flags", 0) or 0))
     ),
     "prctl": _prctl,
     "write": _write,
-    "read": lambda at, op: at.host.apply(Touch(at.value(op["addr"]), at.value(op["len"]), False)),
+    "read": lambda at, op: at.host.apply(calls.Touch(at.value(op["addr"]), at.value(op["len"]), False)),
     "memfd": _file,
     "file": _file,
     "dup": _dup,
@@ -216,6 +199,6 @@ _OPS: dict[str, Callable[["Run", Mapping[str, Any]], int]] = {
     "userfaultfd": lambda at, op: at.host.userfaultfd(),
     "uffd_register": _uffd_register,
     "uffd_unregister": lambda at, op: at.host.apply(
-        UffdUnregister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]))
+        calls.UffdUnregister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]))
     ),
 }

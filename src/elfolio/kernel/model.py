@@ -7,27 +7,8 @@ not show which pages were touched, merging is known only between two bounds: not
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from elfolio.kernel import calls
 from elfolio.kernel.abi import ADVICE
-from elfolio.kernel.calls import (
-    Brk,
-    Madvise,
-    Mlock,
-    Mlockall,
-    Mmap,
-    Mprotect,
-    Mremap,
-    Mseal,
-    Munlock,
-    Munlockall,
-    Munmap,
-    NameVma,
-    Operation,
-    Prctl,
-    Touch,
-    UffdClose,
-    UffdRegister,
-    UffdUnregister,
-)
 from elfolio.kernel.faults import prepare, touch
 from elfolio.kernel.madvising import madvise, name_vma
 from elfolio.kernel.mapping_calls import brk, mmap, munmap
@@ -40,30 +21,30 @@ from elfolio.kernel.userfault import uffd_close, uffd_register, uffd_unregister
 __all__ = ["apply", "bounds", "fault_all"]
 
 _CALLS: dict[type, Callable[[Mm, Any], int]] = {
-    Mmap: mmap,
-    Munmap: munmap,
-    Mprotect: mprotect,
-    Mremap: mremap,
-    Brk: brk,
-    Madvise: madvise,
-    Mlock: mlock,
-    Munlock: munlock,
-    Mlockall: mlockall,
-    Munlockall: munlockall,
-    Mseal: mseal,
-    Prctl: prctl,
-    NameVma: name_vma,
-    Touch: touch,
-    UffdRegister: uffd_register,
-    UffdUnregister: uffd_unregister,
-    UffdClose: uffd_close,
+    calls.Mmap: mmap,
+    calls.Munmap: munmap,
+    calls.Mprotect: mprotect,
+    calls.Mremap: mremap,
+    calls.Brk: brk,
+    calls.Madvise: madvise,
+    calls.Mlock: mlock,
+    calls.Munlock: munlock,
+    calls.Mlockall: mlockall,
+    calls.Munlockall: munlockall,
+    calls.Mseal: mseal,
+    calls.Prctl: prctl,
+    calls.NameVma: name_vma,
+    calls.Touch: touch,
+    calls.UffdRegister: uffd_register,
+    calls.UffdUnregister: uffd_unregister,
+    calls.UffdClose: uffd_close,
 }
 
 _WRITE, _SHARED = 0x2, 0x8
 _WORD = (1 << 64) - 1
 
 
-def apply(mm: Mm, operation: Operation) -> int:
+def apply(mm: Mm, operation: calls.Operation) -> int:
     """What the call returns: an address, a break, 0; or -errno. `mm` changes as the process's would."""
     return _CALLS[type(operation)](mm, operation)
 
@@ -77,7 +58,7 @@ def fault_all(mm: Mm, start: int = 0, end: int = _WORD) -> None:
         area = area.next
 
 
-def bounds(make: Callable[[], Mm], operations: Iterable[Operation]) -> tuple[Mm, Mm]:
+def bounds(make: Callable[[], Mm], operations: Iterable[calls.Operation]) -> tuple[Mm, Mm]:
     """The address space after the operations, twice: where nothing was touched but what they say, and where
     everything was that could be, at once. `make` gives the one to begin with, new at each call."""
     done = list(operations)
@@ -93,18 +74,18 @@ def bounds(make: Callable[[], Mm], operations: Iterable[Operation]) -> tuple[Mm,
     return untouched, touched
 
 
-def _written(operation: Operation, result: int, mm: Mm) -> tuple[int, int] | None:
+def _written(operation: calls.Operation, result: int, mm: Mm) -> tuple[int, int] | None:
     """The range in which an operation may have made something writable."""
     if result < 0:
         return None
     match operation:
-        case Mmap(length=length) | Mremap(new_length=length):
+        case calls.Mmap(length=length) | calls.Mremap(new_length=length):
             return result, result + length
-        case Mprotect(address=address, length=length):
+        case calls.Mprotect(address=address, length=length):
             return address, address + length
-        case Brk():
+        case calls.Brk():
             return mm.start_brk, max(result, mm.start_brk + 1)
-        case Madvise(address=address, length=length, advice=advice) if advice == ADVICE["GUARD_REMOVE"]:
+        case calls.Madvise(address=address, length=length, advice=advice) if advice == ADVICE["GUARD_REMOVE"]:
             return address, address + length
         case _:
             return None

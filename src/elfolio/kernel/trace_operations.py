@@ -8,31 +8,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import cast
 
+from elfolio.kernel import calls
 from elfolio.kernel.abi import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
-from elfolio.kernel.calls import (
-    Brk,
-    Madvise,
-    Mlock,
-    Mlockall,
-    Mprotect,
-    Mremap,
-    Mseal,
-    Munlock,
-    Munlockall,
-    Munmap,
-    NameVma,
-    Operation,
-    Prctl,
-    UffdRegister,
-    UffdUnregister,
-)
 from elfolio.kernel.trace import Call
 
 __all__ = ["OPERATIONS", "Asked"]
 
 _PR_SET_VMA = 0x53564D41
 
-Asked = tuple[Operation, int]
+Asked = tuple[calls.Operation, int]
 """What is asked, and what the traced kernel said: a number, or -errno."""
 Make = Callable[[Call], Asked | None]
 
@@ -41,7 +25,7 @@ def _numbers(call: Call) -> tuple[int, ...]:
     return tuple(argument for argument in call.args if type(argument) is int)
 
 
-def _walking(make: Callable[..., Operation], count: int) -> Make:
+def _walking(make: Callable[..., calls.Operation], count: int) -> Make:
     def asked(call: Call) -> Asked | None:
         result = -call.errno if call.errno else call.result
         return None if result is None else (make(*call.args[:count]), result)
@@ -49,7 +33,7 @@ def _walking(make: Callable[..., Operation], count: int) -> Make:
     return asked
 
 
-def _simple(make: Callable[..., Operation], count: int) -> Make:
+def _simple(make: Callable[..., calls.Operation], count: int) -> Make:
     def asked(call: Call) -> Asked | None:
         return None if call.errno or call.result is None else (make(*call.args[:count]), call.result)
 
@@ -62,8 +46,8 @@ def _mremap(call: Call) -> Asked | None:
     address, old, new, flags = _numbers(call)[:4]
     result = call.result
     if result == address and not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
-        return Mremap(address, old, new, 0), result
-    return Mremap(address, old, new, flags | MREMAP_MAYMOVE | MREMAP_FIXED, result), result
+        return calls.Mremap(address, old, new, 0), result
+    return calls.Mremap(address, old, new, flags | MREMAP_MAYMOVE | MREMAP_FIXED, result), result
 
 
 def _prctl(call: Call) -> Asked | None:
@@ -74,27 +58,27 @@ def _prctl(call: Call) -> Asked | None:
         if len(call.args) < 4:
             return None
         name = call.args[4] if len(call.args) > 4 and type(call.args[4]) is str else None
-        return NameVma(cast("int", call.args[2]), cast("int", call.args[3]), name), result
-    return Prctl(*_numbers(call)[:5]), result
+        return calls.NameVma(cast("int", call.args[2]), cast("int", call.args[3]), name), result
+    return calls.Prctl(*_numbers(call)[:5]), result
 
 
 OPERATIONS: Mapping[str, Make] = MappingProxyType(
     {
-        "munmap": _simple(Munmap, 2),
-        "mprotect": _walking(Mprotect, 3),
-        "pkey_mprotect": _walking(Mprotect, 3),
+        "munmap": _simple(calls.Munmap, 2),
+        "mprotect": _walking(calls.Mprotect, 3),
+        "pkey_mprotect": _walking(calls.Mprotect, 3),
         "mremap": _mremap,
-        "brk": _simple(Brk, 1),
-        "madvise": _walking(Madvise, 3),
-        "mlock": _walking(Mlock, 2),
-        "mlock2": _walking(Mlock, 3),
-        "munlock": _walking(Munlock, 2),
-        "mlockall": _simple(Mlockall, 1),
-        "munlockall": _simple(Munlockall, 0),
-        "mseal": _simple(Mseal, 3),
+        "brk": _simple(calls.Brk, 1),
+        "madvise": _walking(calls.Madvise, 3),
+        "mlock": _walking(calls.Mlock, 2),
+        "mlock2": _walking(calls.Mlock, 3),
+        "munlock": _walking(calls.Munlock, 2),
+        "mlockall": _simple(calls.Mlockall, 1),
+        "munlockall": _simple(calls.Munlockall, 0),
+        "mseal": _simple(calls.Mseal, 3),
         "prctl": _prctl,
-        "UFFDIO_REGISTER": _simple(UffdRegister, 4),
-        "UFFDIO_UNREGISTER": _simple(UffdUnregister, 3),
+        "UFFDIO_REGISTER": _simple(calls.UffdRegister, 4),
+        "UFFDIO_UNREGISTER": _simple(calls.UffdUnregister, 3),
     }
 )
 """Calls for which the thread's address space is all that matters; mmap needs its descriptors too."""
