@@ -227,9 +227,9 @@ MM_SWITCHES = (
     ),
     Switch(
         "dofork_special",
-        "MADV_DOFORK is refused of all special mappings (VM_SPECIAL); before, of VM_IO's only, so that the vdso takes it",
+        "MADV_DOFORK is refused of all special mappings (VM_SPECIAL); before, of VM_IO's only: the vdso takes it",
         "madvise_vma_behavior (mm/madvise.c)",
-        "read in 5.10.223, 6.1.192, 6.12.107 (VM_IO) and 7.2.13 (VM_SPECIAL); 6.18.44 takes it of the vdso; 7.0 is a guess",
+        "read in 5.10.223, 6.1.192, 6.12.107 (VM_IO), 7.2.13 (VM_SPECIAL); 6.18.44 takes it of the vdso; 7.0 a guess",
         (((0,), False), ((7, 0), True)),
     ),
     Switch(
