@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 
 from elfolio.kernel.calls import Brk, Madvise, Mmap, Mprotect, Mremap, Munmap, Operation, Touch
+from elfolio.kernel.case_host import Undecidable
+from elfolio.kernel.cases import decide_on
 from elfolio.kernel.mm import Mm
 from elfolio.kernel.model import apply
 from elfolio.kernel.trace import Log
 from elfolio.kernel.trace_record import read_record
 from elfolio.kernel.trace_steps import Do, Exec, Fork, Gone, Step, Steps
 from elfolio.live.host import policy_here
+from elfolio.measure.live_cases import LiveCaseHost
 from elfolio.measure.live_replay import LiveReplay, replay_live
 from elfolio.measure.oracle import shown_model, twin
 from elfolio.measure.oracle_child import DRIVER, OracleChild, oracle_child
 from elfolio.measure.record import RecordError, record
+from elfolio.report.replay import Cases
 from elfolio.report.replay_live import LiveReport
 from tests.cli.running import ELFOLIO, outcome
 from tests.cli.test_run_json import mismatches
@@ -175,7 +179,7 @@ def test_the_command_tells_kernels_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--html", "x"), ("--check", "x"), ("--policy", "linux-6.12", "--policy", "linux-6.1")]
+    "words", [("--html", "x"), ("--record", "x"), ("--policy", "linux-6.12", "--policy", "linux-6.1")]
 )
 def test_what_does_not_go_together_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
     """Options that --live has no use for are refused in one line, with status 2."""
@@ -183,3 +187,43 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, words: tuple[str, 
     log.write_text(LOG)
     done = outcome((*ELFOLIO, "replay", "--live", *words, str(log)))
     assert (done.status, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+
+
+_CASES = Path(__file__).resolve().parent.parent / "kernel/mm_cases.json"
+
+
+def _checked(path: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    done = outcome((*ELFOLIO, "replay", "--json", "--check", str(path), "--live", *words))
+    if done.status == 2 and b"no child can be traced" in done.stderr:
+        pytest.skip(f"this process may not trace: {done.stderr.decode()}; to force: run it outside of the sandbox")
+    assert done.stderr == b""
+    value = json.loads(done.stdout)
+    assert mismatches(value, Cases) == []
+    return done.status, value["cases"]
+
+
+@pytest.mark.skipif(PAGE != 4096, reason="the cases count in pages of 4 KiB")
+def test_cases_hold_on_the_running_kernel() -> None:
+    """All cases made of system calls that are about this kernel hold on it, by the command; each other one says why it
+    is not decided."""
+    status, rows = _checked(_CASES)
+    assert status == 0, [row for row in rows if row["passed"] is False]
+    assert sum(row["passed"] is True for row in rows) >= 20
+    assert all(row["passed"] or row["reason"] for row in rows)
+
+
+@pytest.mark.skipif(PAGE != 4096, reason="the cases count in pages of 4 KiB")
+def test_a_case_that_only_the_kernel_fails_is_named(tmp_path: Path, seed: OracleChild) -> None:
+    """A case that does not hold fails with the side that it fails on; what touches the child's own page is refused."""
+    setup = [{"op": "mmap", "as": "a", "addr": None, "len": "P", "prot": "rw-", "flags": ["PRIVATE", "ANON"]}]
+    case = {"suite": "t", "name": "t", "kind": "syscall", "setup": setup, "expect": [{"unmapped": ["a", "a+P"]}]}
+    assert decide_on(case, policy_here(), LiveCaseHost(seed, tmp_path)).passed is False
+    path = tmp_path / "cases.json"
+    path.write_text(json.dumps([case]))
+    status, rows = _checked(path)
+    assert (status, rows[0]["passed"]) == (1, False)
+    assert rows[0]["reason"].startswith("the model: ")
+    host = LiveCaseHost(seed, tmp_path)
+    with pytest.raises(Undecidable, match="own"):
+        host.apply(Munmap(DRIVER.start, PAGE))
+    host.close()

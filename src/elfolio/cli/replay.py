@@ -32,7 +32,7 @@ machine's. Where it does not say which memory was written, each policy is shown 
 
 With --live every process of the trace is a child of this machine's kernel, which maps and unmaps as the trace says.
 What cannot be done there is counted: exec (its image is mapped by mmap), files that are not there or would be written
-to, userfaultfd. The first difference ends it.
+to, userfaultfd. The first difference ends it. With --check a case must hold on the model and on this kernel.
 
 exit status: 0; 1 if lines could not be read, or if the traced kernel itself would have answered a call
 otherwise in the model, or if a case failed; 2 for bad input. With --record that of CMD."""
@@ -43,7 +43,7 @@ def prepare_parser(parser: Parser) -> None:
     parser.usage = (
         "elfolio replay [options] TRACE\n       elfolio replay --record OUT [--no-faults] -- CMD [ARG...]\n"
         "       elfolio replay --live [--policy P] [--json] TRACE\n"
-        "       elfolio replay --check CASES [--policy P] [--json]"
+        "       elfolio replay --check CASES [--policy P] [--live] [--json]"
     )
     parser.description = "Replays what a program did to its memory through a model of Linux's address space."
     parser.epilog = EPILOG
@@ -65,8 +65,8 @@ def prepare_parser(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    if args.live and (args.record is not None or args.check is not None):
-        raise Failure("--live takes a TRACE")
+    if args.live and args.record is not None:
+        raise Failure("--live takes a TRACE, or --check CASES")
     if args.record is not None:
         from elfolio.cli.replay_record import run_record
 

@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, Any
 from elfolio.cli.parsing import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from elfolio.kernel.cases import Verdict
     from elfolio.kernel.policy import Policy
     from elfolio.report.replay import CaseRow
 
 __all__ = ["run_check"]
 
+_PAGE = 4096
+
 
 def run_check(args: argparse.Namespace) -> int:
-    """Decides every case on the model of one kernel."""
+    """Decides every case on the model of one kernel, with --live on the running one too."""
     from elfolio.report.replay import as_cases_json, as_cases_text
 
     if args.trace is not None or args.command:
         raise Failure("--check takes no trace")
-    rows = [_row(case, _policy(args.policy)) for case in _cases(args.check)]
+    rows = _live(args) if args.live else [_row(case, _policy(args.policy)) for case in _cases(args.check)]
     print(as_cases_json(rows) if args.json else as_cases_text(rows))
     return 1 if any(row["passed"] is False for row in rows) else 0
 
@@ -57,14 +62,33 @@ def _cases(name: str) -> list[Any]:
     return cases
 
 
-def _row(case: Any, policy: "Policy") -> "CaseRow":
+def _live(args: argparse.Namespace) -> "list[CaseRow]":
+    import os
+    from functools import partial
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from elfolio.cli.replay_live import child
+    from elfolio.measure.live_cases import decide_live
+
+    if args.policy is not None:
+        raise Failure("--check with --live takes no --policy: a case names the kernels that it is about")
+    if os.sysconf("SC_PAGESIZE") != _PAGE:
+        raise Failure(f"--check with --live: cases count in pages of {_PAGE} bytes, which this machine does not have")
+    cases, here = _cases(args.check), _policy(None)
+    with TemporaryDirectory(prefix="elfolio-") as folder, child() as seed:
+        decide = partial(decide_live, seed=seed, folder=Path(folder))
+        return [_row(case, here, decide) for case in cases]
+
+
+def _row(case: Any, policy: "Policy", on: "Callable[[Any, Policy], Verdict] | None" = None) -> "CaseRow":
     from elfolio.kernel.cases import CaseError, Verdict, decide
     from elfolio.report.replay import CaseRow
 
     if not isinstance(case, dict):
         return CaseRow(suite="", name="", passed=None, reason=f"malformed: {type(case).__name__} is no object")
     try:
-        verdict = decide(case, policy)
+        verdict = (on or decide)(case, policy)
     except CaseError as error:
         verdict = Verdict(None, f"malformed: {error}")
     return CaseRow(

@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from elfolio.cli.parsing import Failure
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
     from elfolio.kernel.policy import Policy
     from elfolio.kernel.trace import Log
     from elfolio.kernel.trace_steps import Step
+    from elfolio.measure.oracle_child import OracleChild
 
-__all__ = ["run_live"]
+__all__ = ["child", "run_live"]
 
 _MOST = 10
 
@@ -21,23 +23,31 @@ def run_live(args: argparse.Namespace, log: "Log", steps: "Iterable[Step]") -> i
     """Has children of the running kernel do what the trace shows, beside the model."""
     from elfolio.measure.live_replay import replay_live
     from elfolio.measure.oracle import twin
-    from elfolio.measure.oracle_child import oracle_child
     from elfolio.report.replay_live import as_live_json, as_live_report, as_live_text
-    from elfolio.spawn.tracee import TraceeLost
 
     _refuse(args, log)
     rules = _policy(args.policy)
-    try:
-        with oracle_child(os.readlink("/proc/self/exe")) as seed:
-            found = replay_live(steps, seed, twin(seed, rules))
-    except TraceeLost as error:
-        raise Failure(f"--live: the child was lost: {error}") from error
-    except OSError as error:
-        raise Failure(f"--live: no child can be traced here: {error.strerror or error}") from error
+    with child() as seed:
+        found = replay_live(steps, seed, twin(seed, rules))
     problems = [str(problem) for problem in list(log)[:_MOST]]
     report = as_live_report(found, os.uname().release, rules.name, problems, log.unreadable)
     print(as_live_json(report) if args.json else as_live_text(report))
     return 1 if found.difference is not None or log.unreadable else 0
+
+
+@contextmanager
+def child() -> "Iterator[OracleChild]":
+    """A child of the running kernel. Raises Failure where none can be traced, or it is lost."""
+    from elfolio.measure.oracle_child import oracle_child
+    from elfolio.spawn.tracee import TraceeLost
+
+    try:
+        with oracle_child(os.readlink("/proc/self/exe")) as seed:
+            yield seed
+    except TraceeLost as error:
+        raise Failure(f"--live: the child was lost: {error}") from error
+    except OSError as error:
+        raise Failure(f"--live: no child can be traced here: {error.strerror or error}") from error
 
 
 def _refuse(args: argparse.Namespace, log: "Log") -> None:

@@ -20,7 +20,7 @@ from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.mm_switches import MM_SWITCHES
 from elfolio.kernel.policy import Policy
 
-__all__ = ["CaseError", "Run", "Verdict", "decide", "run"]
+__all__ = ["CaseError", "Run", "Verdict", "decide", "decide_on", "run"]
 
 Case = Mapping[str, Any]
 _UNDECIDED = {
@@ -54,6 +54,22 @@ def decide(case: Case, policy: Policy) -> Verdict:
     try:
         found = _try(case, expected, policy)
         return found if found.passed is not False or "min_kernel" in case else _of_later(case, expected, policy, found)
+    except Undecidable as error:
+        return Verdict(None, str(error))
+    except (ExpressionError, KeyError, TypeError, AttributeError) as error:
+        raise CaseError(f"{case.get('suite')}/{case.get('name')}: {type(error).__name__}: {error}") from error
+
+
+def decide_on(case: Case, policy: Policy, host: CaseHost) -> Verdict:
+    """A case on another host than the model, whose kernel is of that policy. Raises CaseError."""
+    kind = str(case.get("kind"))
+    if kind not in ("syscall", "pagetable"):
+        return Verdict(None, _UNDECIDED.get(kind, "it is not made of system calls alone"))
+    expected, reason = _expected(case, policy)
+    if expected is None:
+        return Verdict(None, reason)
+    try:
+        return run(case, host, expected)
     except Undecidable as error:
         return Verdict(None, str(error))
     except (ExpressionError, KeyError, TypeError, AttributeError) as error:

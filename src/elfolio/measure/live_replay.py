@@ -15,10 +15,7 @@ from elfolio.kernel.adopting import known_file
 from elfolio.kernel.calls import (
     Brk,
     Madvise,
-    Mlockall,
     Mmap,
-    Mremap,
-    Munlockall,
     Operation,
     Prctl,
     Touch,
@@ -34,7 +31,7 @@ from elfolio.kernel.trace_steps import Do, Exec, Fork, Gone, Step, Written
 from elfolio.kernel.vmflags import VmFlags
 from elfolio.live.host import file_system_of
 from elfolio.measure.oracle import Shown, shown_model
-from elfolio.measure.oracle_child import DRIVER, OracleChild
+from elfolio.measure.oracle_child import DRIVER, OracleChild, over_driver
 
 __all__ = ["LiveDifference", "LiveReplay", "replay_live"]
 
@@ -193,7 +190,7 @@ def _as_mmap(vma: Vma) -> Mmap:
 
 def _ready(space: _Space, operation: Operation) -> Operation:
     """As the child can do it. Raises _Refused."""
-    if any(start < DRIVER.stop and end > DRIVER.start for start, end in _spans(operation)):
+    if over_driver(operation):
         raise _Refused(f"memory at {DRIVER.start:#x}, where the child has its own instructions")
     if isinstance(operation, _UFFD):
         raise _Refused("userfaultfd")
@@ -206,15 +203,6 @@ def _ready(space: _Space, operation: Operation) -> Operation:
     if isinstance(operation, Mmap):
         return _mmap(space, operation)
     return operation
-
-
-def _spans(operation: Operation) -> list[tuple[int, int]]:
-    if isinstance(operation, Mremap):
-        address, old, new, _, target = operation
-        return [(address, address + max(old, new)), (target, target + new)]
-    if isinstance(operation, Brk | Prctl | Mlockall | Munlockall | UffdClose):
-        return []
-    return [(operation.address, operation.address + operation.length)]
 
 
 def _mmap(space: _Space, operation: Mmap) -> Mmap:

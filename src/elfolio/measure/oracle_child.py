@@ -1,8 +1,7 @@
 """measure.oracle_child: an oracle that needs no program of its own. In: a held process. Out: OracleChild, its forks.
 
 A tracer has the process make system calls on a page of its own, `DRIVER`; all else that exec mapped, the vdso apart, is
-unmapped first. Nothing runs there between two calls, so that nothing changes its mappings but what it was told. Files
-are opened for reading only, so that no operation can change one.
+unmapped first. Nothing runs there between two calls, so that nothing changes its mappings but what it was told.
 """
 
 import os
@@ -14,14 +13,26 @@ from errno import EFAULT
 from typing import NamedTuple
 
 from elfolio.kernel.abi import ADVICE, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
-from elfolio.kernel.calls import NameVma, Operation, Touch
+from elfolio.kernel.calls import (
+    Brk,
+    Mlockall,
+    Mremap,
+    Munlockall,
+    NameVma,
+    Operation,
+    Prctl,
+    Touch,
+    UffdClose,
+    UffdRegister,
+    UffdUnregister,
+)
 from elfolio.kernel.mappable import Mappable
 from elfolio.measure.hold import held
 from elfolio.measure.oracle import NUMBERS, PR_SET_VMA, Oracle
 from elfolio.spawn.machine import MACHINE
 from elfolio.spawn.tracee import Registers, Tracee, TraceeLost
 
-__all__ = ["DRIVER", "OracleChild", "oracle_child"]
+__all__ = ["DRIVER", "OracleChild", "oracle_child", "over_driver"]
 
 _PAGE = os.sysconf("SC_PAGESIZE")
 DRIVER = range(0x100000, 0x100000 + 2 * _PAGE)
@@ -30,6 +41,8 @@ _TEXT = DRIVER.start + _PAGE
 _CLONE_PTRACE = 0x2000
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 _SIG_IGN = 1
+_UFFDIO_API, _UFFDIO_REGISTER, _UFFDIO_UNREGISTER = 0xC018AA3F, 0xC020AA00, 0x8010AA01
+_UFFD_API, _UFFD_FEATURE_SIGBUS, _UFFD_USER_MODE_ONLY = 0xAA, 1 << 7, 1
 _EVENT_STOP = 128
 _KEPT = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 _FOREVER = 1e6
@@ -38,9 +51,12 @@ _FOREVER = 1e6
 class _More(NamedTuple):
     clone: int
     rt_sigaction: int
+    ioctl: int
+    memfd_create: int
+    userfaultfd: int
 
 
-_MORE = {"x86_64": _More(56, 13), "aarch64": _More(220, 134)}[os.uname().machine]
+_MORE = {"x86_64": _More(56, 13, 16, 319, 323), "aarch64": _More(220, 134, 29, 279, 282)}[os.uname().machine]
 
 
 class _Forked(Tracee):
@@ -77,14 +93,37 @@ class OracleChild(Oracle):
         return self._tracee.system_call(self._registers, number, *arguments, *[0] * (6 - len(arguments)))
 
     def apply(self, operation: Operation) -> int:
-        """As Oracle. userfaultfd is not among what it can."""
+        """As Oracle. A userfaultfd is named by its descriptor there."""
         if isinstance(operation, Touch):
             return self._touch(operation)
         if isinstance(operation, NameVma):
             address, length, name = operation
             text = 0 if name is None else self._string(name)
             return self.call(NUMBERS[os.uname().machine]["prctl"], PR_SET_VMA, 0, address, length, text)
+        if isinstance(operation, UffdRegister):
+            return self._ioctl(operation.uffd, _UFFDIO_REGISTER, *operation[1:], 0)
+        if isinstance(operation, UffdUnregister):
+            return self._ioctl(operation.uffd, _UFFDIO_UNREGISTER, *operation[1:])
+        if isinstance(operation, UffdClose):
+            return self.call(MACHINE.close, operation.uffd)
         return super().apply(operation)
+
+    def userfaultfd(self) -> int:
+        """A new one, whose faults are signals: its descriptor there, or -errno."""
+        fd = self.call(_MORE.userfaultfd, _UFFD_USER_MODE_ONLY)
+        return fd if fd < 0 else self._ioctl(fd, _UFFDIO_API, _UFFD_API, _UFFD_FEATURE_SIGBUS, 0) or fd
+
+    def _ioctl(self, fd: int, request: int, *words: int) -> int:
+        self._tracee.write(_TEXT, struct.pack(f"{len(words)}Q", *words))
+        return self.call(_MORE.ioctl, fd, request, _TEXT)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes of its memory, whatever their protection."""
+        return self._tracee.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Writes to its memory, whatever the protection."""
+        self._tracee.write(address, data)
 
     def _touch(self, touch: Touch) -> int:
         # No program runs there that could touch anything: the kernel faults the pages in, with the same rights.
@@ -97,10 +136,17 @@ class OracleChild(Oracle):
         self._tracee.write(_TEXT, os.fsencode(text)[: _PAGE - 1] + b"\0")
         return _TEXT
 
+    def open_path(self, path: str, mode: int) -> int:
+        """Opens a file there; a descriptor or -errno."""
+        return self.call(MACHINE.openat, -100, self._string(path), mode | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+    def memory_file(self, name: str) -> int:
+        """A new memfd there; a descriptor or -errno."""
+        return self.call(_MORE.memfd_create, self._string(name), 1)
+
     def open(self, file: Mappable, path: str) -> int:
-        """Opens a regular file there; a descriptor or -errno."""
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        fd = self.call(MACHINE.openat, -100, self._string(path), flags)
+        """Opens a regular file there, for reading; a descriptor or -errno."""
+        fd = self.open_path(path, os.O_RDONLY)
         if fd >= 0:
             self.files[file] = fd
         return fd
@@ -147,6 +193,20 @@ class OracleChild(Oracle):
                 self.call(NUMBERS[os.uname().machine]["munmap"], vma.start, vma.size)
         self._tracee.write(_TEXT, struct.pack("4Q", _SIG_IGN, 0, 0, 0))
         self.call(_MORE.rt_sigaction, signal.SIGCHLD, _TEXT, 0, 8)
+
+
+def over_driver(operation: Operation) -> bool:
+    """Whether an operation is about the child's own page, without which it could do no other."""
+    return any(start < DRIVER.stop and end > DRIVER.start for start, end in _spans(operation))
+
+
+def _spans(operation: Operation) -> list[tuple[int, int]]:
+    if isinstance(operation, Mremap):
+        address, old, new, _, target = operation
+        return [(address, address + max(old, new)), (target, target + new)]
+    if isinstance(operation, Brk | Prctl | Mlockall | Munlockall | UffdClose):
+        return []
+    return [(operation.address, operation.address + operation.length)]
 
 
 @contextmanager

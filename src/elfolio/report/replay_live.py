@@ -81,9 +81,10 @@ def as_live_json(report: LiveReport) -> str:
 def as_live_text(report: LiveReport) -> str:
     """What was compared, what was left out, and where the two parted."""
     live = report["live"]
+    spaces = f"{live['spaces']} address space{'s' if live['spaces'] != 1 else ''}"
     lines = [
         f"Linux {live['kernel']} beside the model of {live['policy']}: {live['operations']} operations"
-        f" in {live['spaces']} address spaces, results and VMAs compared after each"
+        f" in {spaces}, results and VMAs compared after each"
     ]
     if live["otherwise"]:
         lines.append(f"{live['otherwise']} were answered otherwise than in the trace")
