@@ -28,6 +28,22 @@ LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 SIZES = [1, PAGE, TABLE - 1, TABLE, 3 * TABLE + PAGE]
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("more", [1, PAGE, TABLE, 5 * TABLE + 3])
+def test_what_was_there_stays(size: int, more: int) -> None:
+    """A buffer of any size that grows by any size has the old bytes and then zeros."""
+    with Buffer(size) as buffer:
+        with buffer.view() as view:
+            assert view.nbytes == size == len(buffer)
+            view[0], view[-1], view[size // 2] = 1, 2, 3
+            before = bytes(view)
+        buffer.grow(size + more)
+        with buffer.view() as view:
+            assert view[:size] == before
+            assert not any(view[size:])
+            view[-1] = 9
+
+
 def island() -> int:
     """The address of one page that no neighbour is one mapping with: a call that takes more moves nobody's memory."""
     at: int = LIBC.mmap(None, 3 * PAGE, 0, 0x22, -1, 0)
