@@ -10,7 +10,9 @@ from elfolio.kernel.advice import advice, under
 from elfolio.kernel.blocks import Way
 from elfolio.kernel.policy import Policy, policy
 from elfolio.kernel.prediction import Prediction, is_program, predict
+from elfolio.kernel.space import AddressSpace, Vma, VmFlags
 from elfolio.layout.finding import Finding
+from elfolio.span import MappedAddress
 from tests.elfwriter import (
     EM_AARCH64,
     ET_CORE,
@@ -55,6 +57,9 @@ def program(
     if interpreter:
         segments.insert(0, Ph(PT_INTERP, 4, 9 * M, data=b"/lib/ld.so\0"))
     return read(Elf(type=type, machine=machine, entry=base + 2 * M + skew, segments=segments).build(), "/bin/x")
+
+
+NINE = AddressSpace(tuple(Vma(MappedAddress(n), MappedAddress(n + 1), VmFlags(0)) for n in range(9)))
 
 
 def huge(prediction: Prediction) -> int:
@@ -138,6 +143,12 @@ def test_entropy_is_what_alignment_leaves() -> None:
     assert bits == {"page": 28, "huge": 19, "exec": 0}
 
 
+def test_a_skewed_library_is_skewed_wherever_it_lies() -> None:
+    """A file whose bytes stand a page before their place has no huge pages, though an object may lie at any page."""
+    found = predict(program(tags=False, skew=2 * M - 4 * K), None, NOW.with_options(fs="tmpfs"))
+    assert (huge(found), "skewed" in obstacles(found)) == (0, True)
+
+
 # --- what is said ------------------------------------------------------------------------------------------
 
 
@@ -207,14 +218,16 @@ def test_after_linking_relro_is_read_only_and_counts_as_written() -> None:
 def test_blocks_are_summed_by_what_keeps_them() -> None:
     """What could be huge needs folios of that size; what is barred says by whom, and both name their bytes."""
     runs = [run.blocks for run in predict(program(align=2 * M), None, NOW).runs]
-    ready, vmas = advice(runs, NOW, "/bin/x", 9)
+    ready, vmas = advice(runs, NOW, "/bin/x", NINE)
     assert (ready.id, ready.bytes) == ("folios-needed", 4 * M)
     assert ready.remedy.startswith("dd if=/bin/x of=/bin/x.new bs=2048K && ")
+    hostile = next(iter(advice(runs, NOW, "/a b;reboot", NINE)))
+    assert hostile.remedy.startswith("dd if='/a b;reboot' of='/a b;reboot.new' bs=2048K && ")
     assert (vmas.id, vmas.bytes) == ("vmas", 9 * 192 if NOW["vma_bytes"] == 192 else 9 * NOW["vma_bytes"])
     old = policy("linux-6.12")
     runs = [run.blocks for run in predict(program(type=ET_EXEC), None, old).runs]
-    barred = next(iter(advice(runs, old, "/bin/x", 9)))
+    barred = next(iter(advice(runs, old, "/bin/x", NINE)))
     assert (barred.id, barred.severity, barred.bytes) == ("huge-filesystem", "cost", 4 * M)
     built = Policy("b", (6, 12), read_only_thp=True)
     runs = [run.blocks for run in predict(program(type=ET_EXEC), None, built).runs]
-    assert "MADV_COLLAPSE" in next(iter(advice(runs, built, "/bin/x", 9))).remedy
+    assert "MADV_COLLAPSE" in next(iter(advice(runs, built, "/bin/x", NINE))).remedy

@@ -125,11 +125,12 @@ def _policies(args: argparse.Namespace, image: "ElfImage") -> "list[Policy]":
     """Those asked for, or this machine's; each with the options that change it."""
     from dataclasses import replace
 
+    from elfolio.kernel.execve import machine_for
     from elfolio.kernel.policy import policy
     from elfolio.live.host import policy_here
 
     here = policy_here(args.file)
-    machine = _MACHINES.get(image.header.machine, here.machine)
+    machine = machine_for(image) or here.machine  # others are explained as if this one ran them, and refused
     found = []
     for name in args.policy or ():
         found.append(replace(policy(name), machine=machine, fs=here.fs, libc=here.libc))
@@ -147,10 +148,6 @@ def _probed(path: str, policy: "Policy") -> int:
         return probe(directory, policy.pmd_size).largest or policy.page_size
     except OSError as error:
         raise Failure(f"--probe: {directory}: {error.strerror}; copy the file to where you may write") from error
-
-
-_MACHINES = {3: "x86_64", 62: "x86_64", 183: "aarch64"}
-"""The kernel that runs programs of an e_machine; others are explained as if this machine ran them, and refused."""
 
 
 def _predict(found: "Opened", policy: "Policy") -> "Prediction":

@@ -3,11 +3,14 @@
 The layout room says what a file could have. Here stands what this kernel, on this file system, makes of it.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from elfolio.kernel.blocks import Block, Obstacle, Way
+from elfolio.kernel.loader import slab_bytes
 from elfolio.kernel.policy import Policy
+from elfolio.kernel.space import AddressSpace
 from elfolio.layout.finding import Finding, size_text
 
 __all__ = ["advice", "under"]
@@ -53,10 +56,15 @@ def _gaps(finding: Finding, policy: Policy) -> Iterator[Finding]:
 
 
 def advice(
-    runs: Sequence[Sequence[Block]], policy: Policy, name: str, vmas: int, *, text_is_said: bool = False
+    runs: Sequence[Sequence[Block]],
+    policy: Policy,
+    name: str,
+    space: AddressSpace | None,
+    *,
+    text_is_said: bool = False,
 ) -> Iterator[Finding]:
-    """Of the blocks of a file's mappings, run by run, all of one block size; `vmas` is how many mappings a process has
-    at its first instruction. `text_is_said`: the layout's findings already say that the load address is at fault."""
+    """Of the blocks of a file's mappings, run by run, all of one block size; `space` is what a process has at its first
+    instruction, if it comes to that. `text_is_said`: the layout's findings already blame the load address."""
     blocks = [block for run in runs for block in run if not block.writable]
     ready = [block for block in blocks if block.way is Way.FAULT]
     if ready:
@@ -69,10 +77,10 @@ def advice(
     for obstacle, words in _WORDS.items():
         if barred[obstacle] and not (obstacle is Obstacle.BASE and text_is_said):
             yield _barred(obstacle, barred[obstacle], size, policy, words)
-    if not vmas:
+    if space is None:
         return
-    cost = vmas * int(policy["vma_bytes"])
-    text = f"{vmas} VMAs at the first instruction take {size_text(cost)} of kernel memory in each process"
+    cost = slab_bytes(space, policy)
+    text = f"{len(space)} VMAs at the first instruction take {size_text(cost)} of kernel memory in each process"
     yield Finding("vmas", "note", cost, f"{text}.")
 
 
@@ -81,8 +89,8 @@ def _ready(blocks: Sequence[Block], name: str) -> Finding:
     many = "huge page" if len(blocks) == 1 else "huge pages"
     text = f"{len(blocks)} {many} of {size} can be mapped as the file is, where the page cache has folios of {size}"
     why = "cp, tar and package managers leave folios of 64 KiB; a file written in large pieces has large ones"
-    piece = f"{blocks[0].size >> 10}K"
-    mend = f"dd if={name} of={name}.new bs={piece} && chmod --reference={name} {name}.new && mv {name}.new {name}"
+    old, new, piece = shlex.quote(name), shlex.quote(f"{name}.new"), f"{blocks[0].size >> 10}K"
+    mend = f"dd if={old} of={new} bs={piece} && chmod --reference={old} {new} && mv {new} {old}"
     return Finding("folios-needed", "note", len(blocks) * blocks[0].size, f"{text}: {why}.", mend)
 
 

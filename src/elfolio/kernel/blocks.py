@@ -88,13 +88,21 @@ def block_sizes(policy: Policy) -> tuple[int, ...]:
 
 
 def blocks(
-    vma: Vma, policy: Policy, size: int, *, file_size: int, linked_skew: int, open_for_writing: bool = False
+    vma: Vma,
+    policy: Policy,
+    size: int,
+    *,
+    file_size: int,
+    linked_skew: int,
+    open_for_writing: bool = False,
+    anywhere: bool = False,
 ) -> Iterator[Block]:
     """Every block of `size` bytes of the file that a mapping touches, in order: a folio has its place in the file, so
     that blocks are counted there, and an address that is no multiple of the block says that it cannot be mapped as one.
 
     `file_size` is in bytes. `linked_skew` is the linked address minus the file offset of any byte of the mapping,
-    which tells a load address that is at fault (BASE) from a file that is (SKEWED).
+    which tells a load address that is at fault (BASE) from a file that is (SKEWED). `anywhere`: it may come to lie at
+    any page, so that its address here says nothing, and is no multiple of the block but by chance.
     """
     if vma.file is None:
         return
@@ -107,7 +115,7 @@ def blocks(
             obstacle = Obstacle.EDGE
         elif file.end > round_up(file_size, policy.page_size):
             obstacle = Obstacle.END
-        elif shift % size:
+        elif shift % size or anywhere:
             obstacle = Obstacle.SKEWED if linked_skew % size else Obstacle.BASE
         else:
             obstacle = barred

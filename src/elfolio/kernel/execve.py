@@ -18,7 +18,7 @@ from elfolio.kernel.segments import Loader
 from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
 from elfolio.span import MappedAddress, round_down, round_up
 
-__all__ = ["ExecError", "Execution", "check_program", "execve"]
+__all__ = ["ExecError", "Execution", "check_program", "execve", "machine_for"]
 
 _SIGSEGV = 11
 _PATH_MAX = 4096
@@ -61,6 +61,11 @@ class Execution:
     """The first instruction: the interpreter's entry, or the program's."""
     phdr: int
     """AT_PHDR."""
+
+
+def machine_for(image: ElfImage) -> str | None:
+    """The machine, as uname(2) says it, whose kernel executes such files; None for those that are not modelled."""
+    return next((machine for (machine, _), kinds in _MACHINES.items() if image.header.machine in kinds), None)
 
 
 def execve(

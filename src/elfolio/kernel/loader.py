@@ -15,6 +15,7 @@ from elfolio.kernel.mapping import MapError, MappedFile, Mappings
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.segments import protection
 from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
+from elfolio.layout.relro import protected_span
 from elfolio.span import MappedAddress, Span, round_down, round_up
 
 __all__ = ["LoadError", "MappedObject", "linked", "map_object", "relro_span", "slab_bytes"]
@@ -89,8 +90,7 @@ def relro_span(image: ElfImage, page: int) -> Span:
     header = image.segment(PT_GNU_RELRO)
     if header is None:
         return Span(0, 0)
-    start, end = round_down(header.vaddr, page), round_down(header.memory.end, page)
-    return Span(start, max(start, end))
+    return protected_span(header.vaddr, header.memsz, page)
 
 
 def slab_bytes(space: AddressSpace, policy: Policy) -> int:
@@ -101,7 +101,7 @@ def slab_bytes(space: AddressSpace, policy: Policy) -> int:
 def _check(image: ElfImage, policy: Policy) -> None:
     """What glibc refuses (_dl_map_object_from_fd)."""
     page = policy.page_size
-    if not policy.libc.name.startswith("glibc"):
+    if not policy.libc.rejects_incongruent:
         return
     for s in image.loads:
         if s.align % page:

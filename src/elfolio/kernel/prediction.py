@@ -19,7 +19,7 @@ from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
 from elfolio.layout.finding import Finding, ranked
 from elfolio.layout.findings import findings
 from elfolio.layout.segments import Layout
-from elfolio.span import MappedAddress, Span, round_down
+from elfolio.span import Span, round_down
 
 __all__ = ["BlockRun", "Prediction", "is_program", "predict"]
 
@@ -156,14 +156,16 @@ def _runs(
         written = bool(segment.flags & PF_W)
         skew = segment.vaddr - segment.offset - (0 if image.header.type == ET_EXEC else _origin(image, policy))
         for size in block_sizes(policy):
-            # Of an object that is shown from 0 and may lie at any page, a block counts as it would a page further on.
-            off = 0 if is_program(image) or _places_well(image, policy, size) else policy.page_size
-            at = replace(vma, start=MappedAddress(vma.start + off), end=MappedAddress(vma.end + off))
-            found = blocks(at, policy, size, file_size=image.size, linked_skew=skew, open_for_writing=open_for_writing)
-            back = (
-                replace(b, memory=b.memory.shifted(-off), part=b.part.shifted(-off), writable=written) for b in found
+            found = blocks(
+                vma,
+                policy,
+                size,
+                file_size=image.size,
+                linked_skew=skew,
+                open_for_writing=open_for_writing,
+                anywhere=not (is_program(image) or _places_well(image, policy, size)),
             )
-            yield BlockRun(vma, size, tuple(back))
+            yield BlockRun(vma, size, tuple(replace(block, writable=written) for block in found))
 
 
 def _origin(image: ElfImage, policy: Policy) -> int:
@@ -188,8 +190,9 @@ def _findings(
     static = image.interpreter is None
     said = findings(image, policy.page_size, block=policy.pmd_size, vma_bytes=int(policy["vma_bytes"]))
     huge = [run.blocks for run in runs if run.size == policy.pmd_size]
-    vmas = len(execution.space) if execution else 0
     placed_well = all(b.obstacle is not Obstacle.BASE for blocks in huge for b in blocks if not b.writable)
     layouts = list(under(said, policy, static=static, placed_well=placed_well))
     text_is_said = any(finding.id == "text-align" for finding in layouts)
-    return ranked([*layouts, *advice(huge, policy, image.name, vmas, text_is_said=text_is_said)])
+    return ranked(
+        [*layouts, *advice(huge, policy, image.name, execution.space if execution else None, text_is_said=text_is_said)]
+    )

@@ -122,10 +122,6 @@ class AddressSpace:
         """The VMAs that overlap it, whole."""
         return tuple(vma for vma in self.vmas if vma.start < span.end and span.start < vma.end)
 
-    def of_file(self, path: str) -> tuple[Vma, ...]:
-        """The VMAs that map it."""
-        return tuple(vma for vma in self.vmas if vma.file is not None and vma.file.path == path)
-
     def holes(self, span: Span) -> tuple[Span, ...]:
         """The parts of `span` without any VMA."""
         found = []
