@@ -42,7 +42,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def one_line(text: str) -> str:
     """The text, with what a terminal would not print written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    from elfolio.report.columns import plain
+
+    return plain(text)
 
 
 def seconds(text: str) -> float:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+from elfolio.elf import constants
 from elfolio.kernel.policy import SWITCHES
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def as_report(
         "version": 1,
         "path": image.name,
         "type": _type(predictions[0]),
-        "machine": MACHINES.get(image.header.machine, f"machine {image.header.machine}"),
+        "machine": constants.MACHINE_NAMES.get(image.header.machine, f"machine {image.header.machine}"),
         "bits": image.header.bits,
         "size": image.size,
         "linker": linker,
@@ -220,11 +221,6 @@ def as_report(
     }
 
 
-MACHINES = {3: "i386", 8: "mips", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86-64", 183: "aarch64"}
-MACHINES |= {243: "riscv", 258: "loongarch"}
-"""e_machine, by the names that people use."""
-
-
 def _verify(found: "Verification") -> Verify:
     return {
         "equal": found.equal,
@@ -237,14 +233,18 @@ def _verify(found: "Verification") -> Verify:
 def _type(prediction: "Prediction") -> str:
     """e_type, and what it means."""
     kind, program = prediction.image.header.type, prediction.is_program
-    if kind == 2:
+    if kind == constants.ET_EXEC:
         return "ET_EXEC" if prediction.image.interpreter else "ET_EXEC, static"
-    if kind == 3 and prediction.image.interpreter and prediction.image.tag(_DT_SONAME) is not None:
+    if (
+        kind == constants.ET_DYN
+        and prediction.image.interpreter
+        and prediction.image.tag(constants.DT_SONAME) is not None
+    ):
         return "ET_DYN, a shared object that can be executed"
-    if kind == 3:
+    if kind == constants.ET_DYN:
         dynamic = "ET_DYN, PIE" if prediction.image.interpreter else "ET_DYN, static PIE"
         return dynamic if program else "ET_DYN, shared object"
-    return {1: "ET_REL", 4: "ET_CORE"}.get(kind, f"type {kind}")
+    return {constants.ET_REL: "ET_REL", constants.ET_CORE: "ET_CORE"}.get(kind, f"type {kind}")
 
 
 def _under(p: "Prediction") -> Under:
@@ -299,12 +299,9 @@ def _segment(load: "Load", prediction: "Prediction") -> Segment:
         "sections": [
             section.name
             for section in prediction.image.sections
-            if section.flags & _SHF_ALLOC and segment.memory.encloses(section.memory) and section.size
+            if section.flags & constants.SHF_ALLOC and segment.memory.encloses(section.memory) and section.size
         ],
     }
-
-
-_SHF_ALLOC, _DT_SONAME = 2, 14
 
 
 def _mapping(vma: "Vma") -> Mapping:

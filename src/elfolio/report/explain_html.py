@@ -8,7 +8,7 @@ from elfolio.kernel.policy import SWITCHES
 from elfolio.report import page
 from elfolio.report.columns import size
 from elfolio.report.explain import BlockRow, FindingRow, Report, Segment, Under
-from elfolio.report.explain_text import OBSTACLES, bias_sentence, kind, side_by_side
+from elfolio.report.explain_text import OBSTACLES, bias_sentence, counted_blocks, kind, side_by_side
 from elfolio.report.page import Cell, Markup
 from elfolio.report.rails import Area, Link, Rail, draw
 from elfolio.span import Span
@@ -41,8 +41,7 @@ def _side_by_side(report: Report) -> Markup:
 
 def _lead(report: Report) -> str:
     """The one sentence: huge pages had, and the first thing to do."""
-    readable = [b for b in report["blocks"] if not b["copied"] and b["size"] == report["rules"]["huge_page"]]
-    could = sum(b["way"] != "none" for b in readable)
+    readable, could = counted_blocks(report["blocks"], report["rules"]["huge_page"])
     huge = size(report["rules"]["huge_page"])
     said = f"{could} of {len(readable)} blocks of {huge} could be huge mappings under {report['policy']}."
     first = next((f for f in report["findings"] if f["severity"] != "note"), None)

@@ -8,7 +8,7 @@ from elfolio.report.explain import BlockRow, FindingRow, Mapping, Relink, Report
 from elfolio.report.strip import strip
 from elfolio.span import Span
 
-__all__ = ["OBSTACLES", "as_text", "bias_sentence", "kind", "side_by_side"]
+__all__ = ["OBSTACLES", "as_text", "bias_sentence", "counted_blocks", "kind", "side_by_side"]
 
 OBSTACLES = {
     "": "could be huge",
@@ -58,9 +58,15 @@ def side_by_side(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
-def _could(rows: Sequence[BlockRow], block: int) -> str:
+def counted_blocks(rows: Sequence[BlockRow], block: int) -> tuple[list[BlockRow], int]:
+    """The blocks of this size that stay the file's, and how many of them could be huge mappings."""
     of_size = [row for row in rows if row["size"] == block and not row["copied"]]
-    return f"{sum(row['way'] != 'none' for row in of_size)} of {len(of_size)}"
+    return of_size, sum(row["way"] != "none" for row in of_size)
+
+
+def _could(rows: Sequence[BlockRow], block: int) -> str:
+    of_size, could = counted_blocks(rows, block)
+    return f"{could} of {len(of_size)}"
 
 
 def kind(perms: str) -> str:
@@ -171,10 +177,8 @@ def _coloured(line: str, ink: Ink) -> str:
 
 def _blocks(rows: Sequence[BlockRow], width: int, ink: Ink) -> Iterator[str]:
     """One line a mapping and size of block: what each block could be, and why the others cannot."""
-    readable = [row for row in rows if not row["copied"]]
-    for block in sorted({row["size"] for row in readable}):
-        of_size = [row for row in readable if row["size"] == block]
-        could = sum(row["way"] != "none" for row in of_size)
+    for block in sorted({row["size"] for row in rows if not row["copied"]}):
+        of_size, could = counted_blocks(rows, block)
         yield ""
         reasons = Counter(row["obstacle"] for row in of_size if row["way"] == "none")
         why = "; ".join(f"{count} not: {OBSTACLES[name]}" for name, count in reasons.most_common())

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, TypedDict
 
+from elfolio.report.columns import plain
+
 if TYPE_CHECKING:
     from elfolio.spawn.explaining import Explanation, WarmProcess
     from elfolio.spawn.saving import Measured
@@ -143,7 +145,7 @@ def _saving(measured: "Measured") -> Saving:
 
 def as_text(explanation: "Explanation") -> str:
     """One line for each thing: its name, a colon, and what there is to say; a name may come again."""
-    return "\n".join(f"{name}: {_plain(value)}" for name, value in _rows(explanation))
+    return "\n".join(f"{name}: {plain(value)}" for name, value in _rows(explanation))
 
 
 def as_table(explanation: "Explanation", width: int) -> str:
@@ -153,16 +155,11 @@ def as_table(explanation: "Explanation", width: int) -> str:
     lines = []
     previous = ""
     for name, value in rows:
-        wrapped = textwrap.wrap(_plain(value), max(_NARROWEST, width - left), break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(plain(value), max(_NARROWEST, width - left), break_on_hyphens=False) or [""]
         first = "" if name == previous else name
         lines += [f"{head:{left}}{line}" for head, line in zip((first, *[""] * len(wrapped)), wrapped, strict=False)]
         previous = name
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """With what a terminal would not print, in the name of a file say, written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _rows(explanation: "Explanation") -> Iterator[tuple[str, str]]:

@@ -21,10 +21,6 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """What was a regular file a moment ago may be a fifo or a link now."""
 HEAD = 4096
 """Bytes read first: linkers put program headers right behind the header, 72 of them fit."""
-MACHINES = {
-    **{c.EM_X86_64: "x86-64", c.EM_AARCH64: "aarch64", c.EM_386: "i386", c.EM_ARM: "arm", c.EM_RISCV: "riscv"},
-    **{c.EM_PPC64: "ppc64", c.EM_S390: "s390", c.EM_LOONGARCH: "loongarch"},
-}
 
 Batch = list[tuple[str, list[str]]]
 """Directories, and the names in each that are to be examined."""
@@ -86,7 +82,7 @@ def _row(fd: int, data: bytes, path: str) -> Row:
     made = linker_of(fd, raw, size)
     return Row(
         path, size, facts.st_nlink, facts.st_dev, facts.st_ino, _kind(fd, raw, size), form.bits, form.byteorder,
-        MACHINES.get(fields[1]) or str(fields[1]), made.linker, made.version, made.confidence,
+        c.MACHINE_NAMES.get(fields[1]) or str(fields[1]), made.linker, made.version, made.confidence,
         summarise(fields[0], rows, size),
     )  # fmt: skip
 
