@@ -158,18 +158,24 @@ def _apt(architecture: str) -> tuple[str, ...]:
     """Options for apt's programs: for another architecture, lists of its own, just updated, and nothing installed."""
     if architecture == OWN:
         return ()
-    folder = _cache() / f"apt-{architecture}~"
+    return own_lists(_cache() / f"apt-{architecture}~", architecture)
+
+
+def own_lists(folder: Path, architecture: str, **settings: object) -> tuple[str, ...]:
+    """Options for apt's programs: one architecture's lists, in a folder of their own, just updated. `settings` are
+    apt.conf(5)'s, with `__` for their colons."""
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
-    settings = {
-        "APT::Architecture": architecture,
-        "APT::Architectures": architecture,
-        "Dir::State": folder / "state",
-        "Dir::State::status": folder / "status",
-        "Dir::Cache": folder / "cache",
+    every = {
+        "APT__Architecture": architecture,
+        "APT__Architectures": architecture,
+        **settings,
+        "Dir__State": folder / "state",
+        "Dir__State__status": folder / "status",
+        "Dir__Cache": folder / "cache",
     }
-    options = tuple(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))
+    options = tuple(word for key, value in every.items() for word in ("-o", f"{key.replace('__', '::')}={value}"))
     _output("apt-get", *options, "update", "-qq")
     return options
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.lab import kernels
-from tests.lab.kernels import Kernel, Unavailable, _cache, _keep, _output, _unpack
+from tests.lab.kernels import Kernel, Unavailable, _cache, _keep, _output, _unpack, own_lists
 
 __all__ = ["LAB", "lab_kernel"]
 
@@ -67,19 +67,7 @@ def _sources(architecture: str, suite: str) -> tuple[str, ...]:
     if not mirrors:
         raise Unavailable("apt's sources name no Debian mirror; to force: run on Debian")
     folder = _cache() / f"apt-{suite}-{architecture}~"
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "status").touch()
-    (folder / "sources.list").write_text(f"deb [signed-by={_KEYS}] {mirrors[0]} {suite} main\n")
-    settings = {
-        "APT::Architecture": architecture,
-        "APT::Architectures": architecture,
-        "Dir::Etc::SourceList": folder / "sources.list",
-        "Dir::Etc::SourceParts": "/dev/null",
-        "Dir::State": folder / "state",
-        "Dir::State::status": folder / "status",
-        "Dir::Cache": folder / "cache",
-    }
-    options = tuple(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))
-    _output("apt-get", *options, "update", "-qq")
-    return options
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = folder / "sources.list"
+    sources.write_text(f"deb [signed-by={_KEYS}] {mirrors[0]} {suite} main\n")
+    return own_lists(folder, architecture, Dir__Etc__SourceList=sources, Dir__Etc__SourceParts="/dev/null")

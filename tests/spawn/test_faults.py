@@ -18,15 +18,7 @@ def test_emfile() -> None:
         from typing import Any
 
         import elfolio
-        from tests.spawn.probing import children
-
-        def fill() -> list[int]:
-            taken = []
-            try:
-                while True:
-                    taken.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-            except OSError:
-                return taken
+        from tests.spawn.probing import children, take_descriptors
 
         def outcome(use: Any) -> list[Any]:
             try:
@@ -38,13 +30,13 @@ def test_emfile() -> None:
         sh, out = elfolio.SpawnTemplate("/bin/sh", temperature="cold"), []
         sh.run(["sh", "-c", ":"])
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
-        taken = fill()
+        taken = take_descriptors()
         for spare in range(most):
             for _ in range(spare):
                 os.close(taken.pop())
             got = outcome(lambda: sh.spawn(["sh", "-c", "exit 3"], stdin=elfolio.INHERIT).wait())
             got += outcome(lambda: sh.run(["sh", "-c", "cat; exit 3"], input=b"x").returncode)
-            again = fill()
+            again = take_descriptors()
             out.append([*got, len(again) == spare])
             taken += again
         for fd in taken:

@@ -261,22 +261,14 @@ def test_no_descriptor_is_left(echo: Path) -> None:
         import resource
 
         import elfolio
-        from tests.spawn.probing import children
-
-        def fill() -> list[int]:
-            taken = []
-            try:
-                while True:
-                    taken.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-            except OSError:
-                return taken
+        from tests.spawn.probing import children, take_descriptors
 
         out: list[Any] = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
         for spare in range(14):
             with elfolio.SpawnTemplate(program, temperature="warm") as template:
                 template.spawn(["echo", "0"]).wait()
-                taken = fill()
+                taken = take_descriptors()
                 for _ in range(spare):
                     os.close(taken.pop())
                 for wanted in range(8):
