@@ -17,6 +17,7 @@
 #define SYS_mseal 462
 #endif
 #define GET_SYSCALL_INFO 0x420e
+#define RETURN_STOP 2  /* PTRACE_SYSCALL_INFO_EXIT */
 #define SECCOMP_STOP 3 /* PTRACE_SYSCALL_INFO_SECCOMP */
 #define POPULATE_READ 22
 #define POPULATE_WRITE 23
@@ -71,6 +72,12 @@ static const struct {
 };
 #define NAMES (sizeof names / sizeof *names)
 
+/* Whether it still stands there: one that is killed leaves its stop by itself, and then stands at its end or nowhere. */
+static int stands_at(pid_t tid, int stop, struct info *info)
+{
+    return sys4(SYS_ptrace, GET_SYSCALL_INFO, tid, sizeof *info, info) > 0 && info->op == stop;
+}
+
 static size_t peek(pid_t tid, uint64_t address, void *to, size_t length)
 {
     struct iovec mine = {to, length}, theirs = {(void *)(uintptr_t)address, length};
@@ -98,7 +105,7 @@ int call_read(struct thread *t)
 {
     struct info info;
     struct call *c = &t->call;
-    if (sys4(SYS_ptrace, GET_SYSCALL_INFO, t->tid, sizeof info, &info) <= 0)
+    if (!stands_at(t->tid, SECCOMP_STOP, &info))
         return 0;
     c->number = info.entry.number;
     memcpy(c->args, info.entry.args, sizeof c->args);
@@ -119,13 +126,28 @@ int call_read(struct thread *t)
 
 int call_waits(pid_t tid)
 {
-    struct info info = {0};
-    return sys4(SYS_ptrace, GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 && info.op == SECCOMP_STOP;
+    struct info info;
+    return stands_at(tid, SECCOMP_STOP, &info);
 }
 
 int call_executes(const struct call *c)
 {
     return c->number == SYS_execve || c->number == SYS_execveat;
+}
+
+int call_forks(const struct call *c)
+{
+    switch (c->number) {
+#if defined(__x86_64__)
+    case SYS_fork:
+    case SYS_vfork:
+#endif
+    case SYS_clone:
+    case SYS_clone3:
+        return 1;
+    default:
+        return 0;
+    }
 }
 
 uint64_t call_clone_flags(const struct call *c)
@@ -155,7 +177,7 @@ int call_alone(const struct call *c)
 int call_result(pid_t tid, int64_t *result)
 {
     struct info info;
-    if (sys4(SYS_ptrace, GET_SYSCALL_INFO, tid, sizeof info, &info) <= 0)
+    if (!stands_at(tid, RETURN_STOP, &info))
         return 0;
     *result = info.exit.value;
     return 1;

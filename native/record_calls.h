@@ -4,16 +4,18 @@
 
 #include "record_threads.h"
 
-/* At the stop before the call. 0 where the thread is gone. */
+/* At the stop before the call. 0 where the thread does not stand there any more. */
 int call_read(struct thread *t);
 /* Whether it still stands there: who is killed does not. */
 int call_waits(pid_t tid);
 int call_executes(const struct call *c);
+/* Whether it makes a thread or a process. */
+int call_forks(const struct call *c);
 /* Whether it is short: no other thread of the process can be what it waits for. */
 int call_alone(const struct call *c);
 /* clone's flags, with the signal, of any call that makes a process. */
 uint64_t call_clone_flags(const struct call *c);
-/* At the stop after it. 0 where the thread is gone. */
+/* At the stop after it. 0 where the thread does not stand there any more. */
 int call_result(pid_t tid, int64_t *result);
 /* The same where the thread was killed in the call, and stops for the last time. 0 where the call was not begun. */
 int call_last_result(pid_t tid, int64_t *result);

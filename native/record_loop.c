@@ -102,8 +102,11 @@ static void at_entry(struct recorder *r, struct thread *t)
 static void at_return(struct recorder *r, struct thread *t)
 {
     int64_t result;
-    if (t->call.pending && !t->call.told && call_result(t->tid, &result))
+    if (t->call.pending && !t->call.told) {
+        if (!call_result(t->tid, &result))
+            return; /* killed as it stood here: at_exit asks what came of the call, and until then nobody else calls */
         call_write(&r->out, t, pidfd_of(r, t), result);
+    }
     t->call.pending = 0;
     leave(r, t->mm, t);
     go(t, PTRACE_CONT, 0);
@@ -111,23 +114,29 @@ static void at_return(struct recorder *r, struct thread *t)
 
 /* --- threads ------------------------------------------------------------------------------------- */
 
-static void at_fork(struct recorder *r, struct thread *t)
+static void adopt(struct recorder *r, struct thread *t, pid_t made)
 {
-    unsigned long made = 0;
     uint64_t flags = call_clone_flags(&t->call);
-    sys4(SYS_ptrace, PTRACE_GETEVENTMSG, t->tid, 0, &made);
-    struct thread *child = thread_find(&r->threads, (pid_t)made);
+    struct thread *child = thread_find(&r->threads, made);
     int stands = child != NULL;
     if (!child)
-        child = thread_add(&r->threads, (pid_t)made);
+        child = thread_add(&r->threads, made);
     if (flags & CLONE_THREAD)
         child->process = t->process;
     thread_join(child, flags & CLONE_VM ? t->mm : mm_new());
-    call_write(&r->out, t, -1, (int64_t)made);
+    call_write(&r->out, t, -1, made);
     t->call.told = 1;
     leave(r, t->mm, t);
     if (stands)
         go(child, PTRACE_CONT, 0);
+}
+
+static void at_fork(struct recorder *r, struct thread *t)
+{
+    unsigned long made = 0;
+    if (sys4(SYS_ptrace, PTRACE_GETEVENTMSG, t->tid, 0, &made) < 0)
+        return; /* killed as it stood here: at_exit asks whom it made */
+    adopt(r, t, (pid_t)made);
     go(t, PTRACE_SYSCALL, 0);
 }
 
@@ -191,8 +200,12 @@ static void at_exit(struct recorder *r, struct thread *t)
     struct mm *mm = t->mm;
     int64_t result;
     sys4(SYS_ptrace, PTRACE_GETEVENTMSG, t->tid, 0, &status);
-    if (t->call.pending && !t->call.told && t->state != WAITING && call_last_result(t->tid, &result))
-        call_write(&r->out, t, pidfd_of(r, t), result);
+    if (t->call.pending && !t->call.told && t->state != WAITING && call_last_result(t->tid, &result)) {
+        if (call_forks(&t->call) && result > 0)
+            adopt(r, t, (pid_t)result);
+        else
+            call_write(&r->out, t, pidfd_of(r, t), result);
+    }
     t->call.pending = 0;
     write_end(r, t, status, 1);
     /* From here on it does nothing to its memory: whoever ends after it may be the last. */

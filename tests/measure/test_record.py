@@ -46,12 +46,30 @@ static void *grow(void *arg)
     return arg;
 }
 
+static void *split(void *arg)
+{
+    for (;;) {
+        pid_t pid = fork();
+        if (!pid)
+            _exit(0);
+        waitpid(pid, NULL, 0);
+    }
+    return arg;
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "killed")) {
         pthread_t t;
         for (int i = 0; i < 4; i++)
             pthread_create(&t, NULL, grow, NULL);
+        usleep(20000);
+        return 7;
+    }
+    if (argc > 1 && !strcmp(argv[1], "forking")) {
+        pthread_t t;
+        for (int i = 0; i < 4; i++)
+            pthread_create(&t, NULL, split, NULL);
         usleep(20000);
         return 7;
     }
@@ -181,10 +199,12 @@ def test_threads_are_in_order(program: str) -> None:
     assert count >= 200
 
 
-def test_threads_that_are_killed_in_a_call(program: str) -> None:
-    """Where a process ends while its threads are mapping, what was done is in the record, and what was not is not."""
+@pytest.mark.parametrize("rounds", [8, pytest.param(400, marks=pytest.mark.slow)])
+def test_threads_that_are_killed_in_a_call(program: str, rounds: int) -> None:
+    """Where a process ends while its threads are mapping, what was done is in the record, and what was not is not: also
+    of one that is killed at the very stop where its call has returned (one round in some 150)."""
     seen = []
-    for _ in range(8):
+    for _ in range(rounds):
         _, events, log = recorded(program, "killed")
         if log.facts["faults"] != "all":
             pytest.skip("page faults inside of system calls may not be sampled here; to force: run as root")
@@ -196,6 +216,17 @@ def test_threads_that_are_killed_in_a_call(program: str) -> None:
         assert len(calls(events, "mmap")) > 20
     assert seen
     assert False not in seen
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(400, marks=pytest.mark.slow)])
+def test_threads_that_are_killed_as_they_fork(program: str, rounds: int) -> None:
+    """Nobody waits for ever whose maker was killed before it could say whom it made, and each was made by somebody."""
+    for _ in range(rounds):
+        status, events, _ = recorded(program, "forking")
+        assert status == 7
+        made = {call.result for name in ("clone", "clone3", "fork") for call in calls(events, name)}
+        ended = {event.pid for event in events if isinstance(event, Ended)}
+        assert ended - made == {events[0].pid}
 
 
 def test_what_was_touched(program: str) -> None:
