@@ -1,0 +1,136 @@
+"""tests.tune.placement: where things lie in a rewritten file. In: two files, as Raw. Out: complaints.
+
+Headers of parts of a segment move with it; sections say the same and hold the same; nothing overlaps that did not, and
+bytes that no header describes are not lost.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from tests.tune.raw import PT_LOAD, SHF_ALLOC, SHF_TLS, SHT_NOBITS, Raw, Section, Segment
+
+_KEPT = ("text", "type", "flags", "addr", "link", "info", "addralign", "entsize")
+Range = tuple[int, int]
+
+
+def check_placement(before: Raw, after: Raw) -> list[str]:
+    """What does not hold."""
+    return [
+        *_parts(before, after),
+        *_sections(before, after),
+        *_overlaps(before, after),
+        *_undescribed(before, after),
+    ]
+
+
+def _parts(before: Raw, after: Raw) -> Iterator[str]:
+    """Program headers that are not mapped themselves: the same bytes, and as far from the segment around them."""
+    news = [s for s in after.segments if s.type != PT_LOAD]
+    for old, new in zip((s for s in before.segments if s.type != PT_LOAD), news, strict=False):
+        tables = [range(start, start + size) for start, size in before.tables()]
+        is_table = any(old.offset in table for table in tables)
+        if not is_table and before.data[old.offset : old.file_end] != after.data[new.offset : new.file_end]:
+            yield f"{old}: it holds other bytes"
+        holder = next((s for s in before.loads if s.holds(old.offset, max(1, old.filesz))), None)
+        if holder is None or not old.memsz:
+            continue
+        same = [s for s in after.loads if s.vaddr <= holder.vaddr < s.vaddr + s.memsz]
+        if [s.vaddr - s.offset - (new.vaddr - new.offset) for s in same] != [
+            holder.vaddr - holder.offset - (old.vaddr - old.offset)
+        ]:
+            yield f"{old}: it did not move with the segment around it, to {new.offset:#x}"
+
+
+def _sections(before: Raw, after: Raw) -> Iterator[str]:
+    if len(after.sections) < len(before.sections):
+        yield f"{len(before.sections)} sections became {len(after.sections)}"
+    names = before.header["shstrndx"]
+    for index, (old, new) in enumerate(zip(before.sections, after.sections, strict=False)):
+        label = f"section {index} {old.text}"
+        for name in _KEPT if index else ("type",):
+            if getattr(old, name) != getattr(new, name):
+                yield f"{label}: {name} {getattr(old, name)!r} became {getattr(new, name)!r}"
+        if index and (old.size != new.size if index != names else old.size > new.size):
+            yield f"{label}: size {old.size:#x} became {new.size:#x}"
+        if index and not after.content(new).startswith(before.content(old)) and not _has_tables(before, old):
+            yield f"{label}: it holds other bytes"
+        yield from _section_place(before, after, old, new, label)
+    for new in after.sections[len(before.sections) :]:
+        if new.flags & SHF_ALLOC:
+            yield f"section {new.text} was added, and is part of memory"
+
+
+def _section_place(before: Raw, after: Raw, old: Section, new: Section, label: str) -> Iterator[str]:
+    if old.addralign > 1 and old.offset % old.addralign == 0 and new.offset % old.addralign:
+        yield f"{label}: its offset {new.offset:#x} is no multiple of {old.addralign:#x}"
+    if new.filesz and new.offset + new.filesz > len(after.data) >= len(before.data):
+        yield f"{label}: it goes on behind the file's end"
+    if old.flags & SHF_ALLOC and old.filesz:
+        holders = [s for s in before.loads if s.holds(old.offset, old.filesz) and _at(s, old)]
+        if holders and not any(s.holds(new.offset, new.filesz) and _at(s, new) for s in after.loads):
+            yield f"{label}: no segment holds it at its address any more"
+    nobits = old.type == SHT_NOBITS and old.flags & SHF_ALLOC and not old.flags & SHF_TLS
+    # binutils and LLVM place a NOBITS section by its offset: it must not precede the bytes before it in its segment.
+    if nobits and _in_order(before, old) and not _in_order(after, new):
+        yield f"{label}: its offset {new.offset:#x} is not where its segment's bytes end"
+
+
+def _at(segment: Segment, section: Section) -> bool:
+    return section.offset - segment.offset == section.addr - segment.vaddr
+
+
+def _in_order(raw: Raw, section: Section) -> bool:
+    owners = [s for s in raw.loads if s.vaddr <= section.addr and section.addr + section.size <= s.vaddr + s.memsz]
+    return any(s.offset <= section.offset and section.offset <= s.offset + section.addr - s.vaddr for s in owners)
+
+
+def _has_tables(raw: Raw, section: Section) -> bool:
+    ends = section.offset + section.filesz
+    return any(size and start < ends and section.offset < start + size for start, size in raw.tables())
+
+
+def _pieces(raw: Raw) -> list[Range]:
+    """What lies in the file by itself: the tables, and each section's bytes."""
+    found = [(start, start + size) for start, size in raw.tables() if size]
+    found += [(s.offset, s.offset + s.filesz) for s in raw.sections if s.filesz]
+    return sorted(found)
+
+
+def _overlaps(before: Raw, after: Raw) -> Iterator[str]:
+    if _collisions(_pieces(after)) > _collisions(_pieces(before)):
+        yield "sections or tables came to overlap in the file"
+    outside = _outside(after)
+    taken = [(s.offset, s.file_end) for s in after.loads if s.filesz]
+    hits = sum(a < d and c < b for a, b in outside for c, d in taken)
+    if hits > sum(a < d and c < b for a, b in _outside(before) for c, d in _taken(before)):
+        yield "a section that is no part of memory came to lie in a segment"
+
+
+def _taken(raw: Raw) -> list[Range]:
+    return [(s.offset, s.file_end) for s in raw.loads if s.filesz]
+
+
+def _outside(raw: Raw) -> list[Range]:
+    return [(s.offset, s.offset + s.filesz) for s in raw.sections if s.filesz and not s.flags & SHF_ALLOC]
+
+
+def _collisions(pieces: list[Range]) -> int:
+    return sum(a[1] > b[0] for a, b in pairwise(pieces))
+
+
+def _undescribed(before: Raw, after: Raw) -> Iterator[str]:
+    """Bytes that no header describes, if they are more than zeros: a payload, say, which is found by where it lies."""
+    for start, end in _gaps(before):
+        body = before.data[start:end].strip(b"\0")
+        if body and (end == len(before.data) or len(body) > 64) and body not in after.data:
+            yield f"{end - start} bytes at {start:#x} that no header describes are gone"
+
+
+def _gaps(raw: Raw) -> list[Range]:
+    known = sorted([*_pieces(raw), *((s.offset, s.file_end) for s in raw.segments if s.filesz)])
+    gaps, reached = [], 0
+    for start, end in known:
+        if start > reached:
+            gaps.append((reached, start))
+        reached = max(reached, end)
+    return [*gaps, *([(reached, len(raw.data))] if reached < len(raw.data) else [])]
