@@ -38,12 +38,14 @@ def realign(
     page is won. Never raises: what cannot be done is among the plan's refusals."""
     ladder = climb(Layout(image, page), block)
     refusals = list(refusals_of(image, tail))
-    if refusals:
+    if any(refusal.tier is Tier.ALIGN for refusal in refusals):
         return _unchanged(image, block, page, ladder, refusals)
+    if refusals:
+        most = Tier.ALIGN
     if (refusal := _first_address(image, page, block, ladder, force)) is not None:
         return _unchanged(image, block, page, ladder, [refusal])
     found = _wanted(image, ladder, most, force)
-    refusals += _stuck(image, block, found)
+    refusals += _stuck(image, block, _wanted(image, ladder, most, False))
     if most >= Tier.RELAY and any(_shifts(image, block, found, force).values()):
         plan = _relaid(image, block, page, ladder, found, force)
         if not plan.refusals:

@@ -26,6 +26,8 @@ _SIGNATURES = {
     ".sha256_sig": "an AppImage's signature",
 }
 _MODULE = (".modinfo", ".gnu.linkonce.this_module")
+_CONTENTS = ("n_namesz", "n_descsz", "sh_name", "sh_addr", "e_shstrndx", "d_tag", "PT_INTERP")
+"""Fields whose faults stay what they are: nothing that moves is told by them."""
 _LEAVE = "leave it as it is"
 
 
@@ -71,8 +73,10 @@ def _made_by_others(image: ElfImage, tail: Tail) -> Iterator[Refusal]:
 
 def _odd(image: ElfImage) -> Iterator[Refusal]:
     for fault in image.faults:
-        what, tier = str(fault.error("")), Tier.ALIGN
-        yield _refused(Reason.MALFORMED, f"it is malformed: {what}", _LEAVE, tier)
+        if fault.field not in _CONTENTS:
+            # Without a section table that holds water nobody knows what moves with the segments; p_align is no matter.
+            tier = Tier.RELAY if fault.field is not None and fault.field.startswith(("e_sh", "sh_")) else Tier.ALIGN
+            yield _refused(Reason.MALFORMED, f"it is malformed: {fault.error('')}", _LEAVE, tier)
     for index, s in enumerate(image.segments):
         if s.type != c.PT_LOAD:
             continue

@@ -1,0 +1,110 @@
+"""elf.undo: the record by which a rewritten file becomes again what it was. In: Rewrite, checksums. Out: bytes, and back.
+
+It stands behind the file's last byte that a header tells of: so no header has to tell of it, and no address changes.
+It begins a page of its own, because what follows a segment in its last page is seen by the program. Its last 64 bytes:
+
+    offset  bytes
+    0       8      bytes of the file before the record, without padding (little-endian, as all numbers here)
+    8       8      bytes of the record before these 64: JSON, compressed (zlib)
+    16      32     SHA-256 of the record before these 64
+    48      16     MAGIC
+"""
+
+import hashlib
+import json
+import struct
+import zlib
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from typing import Any
+
+from elfolio.elf import constants as c
+from elfolio.elf.image import ElfImage
+from elfolio.elf.rewriting import Edit, Field, Move, Rewrite
+from elfolio.errors import ElfError
+from elfolio.span import Span, round_up
+
+__all__ = ["MAGIC", "Found", "Record", "find_record", "record_start"]
+
+MAGIC = b"elfolio undo 1\0\0"
+_FOOT = struct.Struct("<QQ32s16s")
+_MOST = 64 << 20
+"""Bytes of a record: that of a file with 65,000 sections has 4 MiB before it is compressed."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was done to a file."""
+
+    rewrite: Rewrite
+    original: bytes
+    """SHA-256 of the file as it was."""
+    body: bytes
+    """SHA-256 of the file as it is, without the record."""
+    inner: bytes = b""
+    """The record of the file as it was, where that had been rewritten before."""
+
+    def encoded(self) -> bytes:
+        """As it is written."""
+        r = self.rewrite
+        value = {
+            "byteorder": r.byteorder,
+            "sizes": [r.old_size, r.new_size],
+            "moves": [[m.old, m.new, m.size, int(m.copy)] for m in r.moves],
+            "edits": [[e.field.name, e.field.at, e.field.width, e.old, e.new] for e in r.edits],
+            "original": self.original.hex(),
+            "body": self.body.hex(),
+            "inner": b64encode(self.inner).decode(),
+        }
+        raw = zlib.compress(json.dumps(value, separators=(",", ":")).encode(), 9)
+        return raw + _FOOT.pack(r.new_size, len(raw), hashlib.sha256(raw).digest(), MAGIC)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file's record."""
+
+    record: Record
+    body: int
+    """Bytes of the file that are not the record's, nor padding before it."""
+    span: Span
+    """File offsets of the record."""
+
+
+def record_start(image: ElfImage, size: int) -> int:
+    """Where the record of a file of `size` bytes begins: at the next page, of the largest that its machine may have."""
+    small = image.header.machine in (c.EM_X86_64, c.EM_386, c.EM_S390)
+    return round_up(size, 4096 if small else 65536)
+
+
+def find_record(data: memoryview, name: str = "") -> Found | None:
+    """The record at a file's end; None where there is none. Raises ElfError for one that is damaged."""
+    at = len(data) - _FOOT.size
+    if at < 0 or bytes(data[-len(MAGIC) :]) != MAGIC:
+        return None
+    body, length, digest, _ = _FOOT.unpack(data[at:])
+    if length > min(at, _MOST) or body > at - length:
+        raise ElfError(name, "damaged undo record", offset=at, field="size", found=length, expected=f"at most {at:#x}")
+    raw = bytes(data[at - length : at])
+    if hashlib.sha256(raw).digest() != digest:
+        raise ElfError(name, "damaged undo record: its checksum differs", offset=at + 16)
+    try:
+        record = _decoded(json.loads(zlib.decompressobj().decompress(raw, _MOST)))
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise ElfError(name, f"undo record of a form unknown ({error}): was it written by a later elfolio?") from None
+    if record.rewrite.new_size != body:
+        raise ElfError(name, "damaged undo record", offset=at, field="body", found=body)
+    return Found(record, body, Span(at - length, len(data)))
+
+
+def _decoded(value: dict[str, Any]) -> Record:
+    """Raises ValueError, KeyError, TypeError for what `encoded` has not made."""
+    old_size, new_size = map(int, value["sizes"])
+    moves = tuple(Move(int(a), int(b), int(n), bool(copy)) for a, b, n, copy in value["moves"])
+    edits = tuple(Edit(Field(str(n), int(at), int(w)), int(a), int(b)) for n, at, w, a, b in value["edits"])
+    if any(m.old < 0 or m.new < 0 or m.size < 0 or m.source.end > old_size or m.target.end > new_size for m in moves):
+        raise ValueError("a range lies outside of its file")
+    if value["byteorder"] not in ("little", "big"):
+        raise ValueError("no byte order")
+    rewrite = Rewrite(old_size, new_size, value["byteorder"], moves, edits)
+    return Record(rewrite, bytes.fromhex(value["original"]), bytes.fromhex(value["body"]), b64decode(value["inner"]))
