@@ -68,6 +68,15 @@ static PyMethodDef methods[] = {
      "take_status(pidfd) -> None | (how, code, rusage | None): reaps a process that has ended."},
     {"record", py_record, METH_VARARGS,
      "record(path, argv, env, fd, faults) -> (status, errno, step, errno): writes what it does to its memory."},
+    {"file_folios", py_file_folios, METH_VARARGS,
+     "file_folios(fd, pagemap, kpageflags, pmd, first, pages) -> (runs, cached, has_scan, hidden)."},
+    {"cache_stat", py_cache_stat, METH_VARARGS,
+     "cache_stat(fd, start, length) -> pages cached, dirty, in writeback, evicted, recently evicted: cachestat(2)."},
+    {"mincore_truthful", py_mincore_truthful, METH_VARARGS,
+     "mincore_truthful(fd, size) -> bool: whether mincore says what is cached of the file."},
+    {"file_system", py_file_system, METH_O, "file_system(fd) -> int: statfs's f_type."},
+    {"page_folios", py_page_folios, METH_VARARGS,
+     "page_folios(pagemap, kpageflags, kpagecount, pmd, cont, first, pages, summing) -> (packed, has_scan, hidden)."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -36,6 +36,11 @@ extern PyTypeObject *warm_plan_type;
 /* tp_dealloc of an object that holds no other. */
 void plain_dealloc(PyObject *self);
 PyObject *py_record(PyObject *self, PyObject *args);
+PyObject *py_file_folios(PyObject *self, PyObject *args);
+PyObject *py_cache_stat(PyObject *self, PyObject *args);
+PyObject *py_mincore_truthful(PyObject *self, PyObject *args);
+PyObject *py_file_system(PyObject *self, PyObject *arg);
+PyObject *py_page_folios(PyObject *self, PyObject *args);
 /* Sets OSError (or its subclass) and returns NULL. */
 PyObject *raise_errno(int err);
 PyObject *usage_tuple(const struct rusage *usage);
