@@ -130,6 +130,17 @@ int call_waits(pid_t tid)
     return stands_at(tid, SECCOMP_STOP, &info);
 }
 
+int call_foreign(pid_t tid)
+{
+    struct info info;
+    return sys4(SYS_ptrace, GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 && info.arch != NATIVE;
+}
+
+void call_is_clone(struct thread *t, uint64_t flags)
+{
+    t->call = (struct call){.number = SYS_clone, .args = {flags}};
+}
+
 int call_executes(const struct call *c)
 {
     return c->number == SYS_execve || c->number == SYS_execveat;

@@ -2,12 +2,24 @@
 #ifndef ELFOLIO_RECORD_CALLS_H
 #define ELFOLIO_RECORD_CALLS_H
 
+#include <linux/audit.h>
+
 #include "record_threads.h"
+
+#if defined(__x86_64__)
+#define NATIVE AUDIT_ARCH_X86_64
+#else
+#define NATIVE AUDIT_ARCH_AARCH64
+#endif
 
 /* At the stop before the call. 0 where the thread does not stand there any more. */
 int call_read(struct thread *t);
 /* Whether it still stands there: who is killed does not. */
 int call_waits(pid_t tid);
+/* At an exec: whether the program is of another architecture than the tracer, whose calls pass the filter unseen. */
+int call_foreign(pid_t tid);
+/* In place of a call that was not seen: flags of clone. */
+void call_is_clone(struct thread *t, uint64_t flags);
 int call_executes(const struct call *c);
 /* Whether it makes a thread or a process. */
 int call_forks(const struct call *c);

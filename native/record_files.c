@@ -18,7 +18,8 @@
 
 /* Two descriptors may be one opening, by dup or by fork, and two openings of one inode never merge. So the tracer holds
  * the last few that were mapped, and asks the kernel whether a descriptor is one of them. It holds none that is open for
- * writing: a program that is still held so could not be executed (ETXTBSY). Those are told apart by their number. */
+ * writing: a program that is still held so could not be executed (ETXTBSY). Of those it asks whether a descriptor is
+ * what has the number that was mapped; where that has been closed since, one opening counts as two. */
 #define HELD 64
 
 static struct held {
@@ -35,7 +36,8 @@ static int same(const struct held *h, const struct stat *st, pid_t process, int 
     if (!h->opening || h->device != st->st_dev || h->inode != st->st_ino)
         return 0;
     if (h->fd < 0)
-        return h->process == process && h->theirs == fd;
+        return (h->process == process && h->theirs == fd) ||
+               sys5(SYS_kcmp, h->process, process, KCMP_FILE, h->theirs, fd) == 0;
     return sys5(SYS_kcmp, getpid(), process, KCMP_FILE, h->fd, fd) == 0;
 }
 

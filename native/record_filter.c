@@ -1,7 +1,6 @@
 #include "record.h"
 
 #include <errno.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
@@ -9,15 +8,11 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+#include "record_calls.h"
 #include "sys.h"
 
 #ifndef SYS_mseal
 #define SYS_mseal 462
-#endif
-#if defined(__x86_64__)
-#define NATIVE AUDIT_ARCH_X86_64
-#else
-#define NATIVE AUDIT_ARCH_AARCH64
 #endif
 
 static const int wanted[] = {

@@ -121,6 +121,7 @@ static void adopt(struct recorder *r, struct thread *t, pid_t made)
     int stands = child != NULL;
     if (!child)
         child = thread_add(&r->threads, made);
+    child->foreign = t->foreign;
     if (flags & CLONE_THREAD)
         child->process = t->process;
     thread_join(child, flags & CLONE_VM ? t->mm : mm_new());
@@ -131,11 +132,23 @@ static void adopt(struct recorder *r, struct thread *t, pid_t made)
         go(child, PTRACE_CONT, 0);
 }
 
-static void at_fork(struct recorder *r, struct thread *t)
+/* What a call of another architecture made shows by whose it is. */
+static uint64_t foreign_flags(const struct thread *t, int event, pid_t made)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d", t->process, made);
+    if (!access(path, F_OK))
+        return CLONE_VM | CLONE_FILES | CLONE_THREAD;
+    return SIGCHLD | (event == PTRACE_EVENT_VFORK ? CLONE_VM | CLONE_VFORK : 0);
+}
+
+static void at_fork(struct recorder *r, struct thread *t, int event)
 {
     unsigned long made = 0;
     if (sys4(SYS_ptrace, PTRACE_GETEVENTMSG, t->tid, 0, &made) < 0)
         return; /* killed as it stood here: at_exit asks whom it made */
+    if (t->foreign)
+        call_is_clone(t, foreign_flags(t, event, (pid_t)made));
     adopt(r, t, (pid_t)made);
     go(t, PTRACE_SYSCALL, 0);
 }
@@ -151,7 +164,7 @@ static void write_image(struct recorder *r, struct thread *t)
     out_string(&r->out, path, length < 0 ? 0 : (size_t)length);
     out_text(&r->out, ",\"b\":");
     out_unsigned(&r->out, maps_start_brk(t->tid));
-    out_text(&r->out, ",\"v\":");
+    out_text(&r->out, t->foreign ? ",\"foreign\":1,\"v\":" : ",\"v\":");
     maps_rows(&r->out, t->tid);
     out_text(&r->out, "}\n");
 }
@@ -172,6 +185,7 @@ static void at_exec(struct recorder *r, struct thread *t)
     t->process = t->tid;
     t->ended = 0;
     t->call.pending = 0;
+    t->foreign = call_foreign(t->tid);
     write_image(r, t);
     go(t, PTRACE_CONT, 0);
 }
@@ -187,7 +201,7 @@ static void write_end(struct recorder *r, struct thread *t, unsigned long status
     out_number(&r->out, t->tid);
     out_text(&r->out, ",\"e\":");
     out_unsigned(&r->out, status);
-    if (alive && t->mm && t->mm->users == 1) {
+    if (alive && !t->foreign && t->mm && t->mm->users == 1) {
         out_text(&r->out, ",\"v\":");
         maps_rows(&r->out, t->tid);
     }
@@ -237,7 +251,7 @@ static void at_event(struct recorder *r, struct thread *t, int event, int signal
     case PTRACE_EVENT_FORK:
     case PTRACE_EVENT_VFORK:
     case PTRACE_EVENT_CLONE:
-        at_fork(r, t);
+        at_fork(r, t, event);
         break;
     case PTRACE_EVENT_EXEC:
         at_exec(r, t);

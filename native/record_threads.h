@@ -36,6 +36,7 @@ struct thread {
     pid_t tid, process;
     enum state state;
     int ended;
+    int foreign; /* executes a program of another architecture, whose calls are not seen */
     struct call call;
     int pidfd; /* of the process; -1: not opened yet. Kept by its first thread. */
 };

@@ -180,6 +180,68 @@ def test_fork_and_exec(program: str) -> None:
     assert isinstance(own[-1], Ended)
 
 
+OPENINGS = """
+import mmap, os
+fd = os.memfd_create("x")
+os.ftruncate(fd, 1 << 20)
+other = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+keep = [mmap.mmap(one, 1 << 16, flags=mmap.MAP_PRIVATE) for one in (fd, os.dup(fd), other, fd)]
+if os.fork():
+    os.wait()
+else:
+    keep.append(mmap.mmap(os.dup(fd), 1 << 16, flags=mmap.MAP_PRIVATE))
+"""
+
+
+def test_openings_of_what_may_be_written() -> None:
+    """A dup and a child's are the opening that was mapped, another open is not, though the recorder holds none."""
+    _, events, _ = recorded(sys.executable, "-c", OPENINGS)
+    files = [call.file for call in calls(events, "mmap") if call.file and "memfd:x" in call.file.file.path]
+    first, dup, other, again, child = (file.file.opening for file in files)
+    assert dup == again == child == first != other
+
+
+FOREIGN = r"""
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void *nothing(void *arg) { return arg; }
+int main(int argc, char **argv)
+{
+    pthread_t thread;
+    pthread_create(&thread, 0, nothing, 0);
+    pthread_join(thread, 0);
+    if (!fork())
+        execv(argv[1], argv + 1);
+    wait(0);
+    if (!vfork())
+        _exit(0);
+    wait(0);
+    return 5;
+}
+"""
+
+
+def test_a_program_of_another_architecture(program: str, tmp_path: Path) -> None:
+    """Its calls are not seen, and it is said so: nothing is compared with what it had at its end. Whom it makes is
+    known, and what one of those executes is recorded as always."""
+    built = str(tmp_path / "foreign")
+    command = ["gcc", "-m32", "-x", "c", "-", "-o", built, "-lpthread"]
+    if subprocess.run(command, input=FOREIGN, text=True, capture_output=True, check=False).returncode:
+        pytest.skip("no compiler for 32-bit programs; to force: apt-get install gcc-multilib")
+    status, events, log = recorded(built, program)
+    assert (status, log.foreign) == (5, 1)
+    root = events[0].pid
+    made = [(call.args[0], call.result) for call in calls(events, "clone")]
+    assert [flags for flags, _ in made] == [0x10500, signal.SIGCHLD, 0x4100 | signal.SIGCHLD]
+    ends = {event.pid: event.vmas for event in events if isinstance(event, Ended)}
+    assert {pid: vmas is not None for pid, vmas in ends.items()} == {
+        root: False, **{pid: flags == signal.SIGCHLD for flags, pid in made}}  # fmt: skip
+    lane = Lane(policy_here())
+    replay(Steps().of(events), [lane])
+    assert [ending.equal for ending in lane.endings if ending.equal is not None] == [True]
+
+
 def test_threads_are_in_order(program: str) -> None:
     """Four threads that map and unmap at once: replayed in the order of the record, no page is ever mapped twice, and
     none is unmapped that is not there."""

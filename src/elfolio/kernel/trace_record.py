@@ -4,7 +4,8 @@ One object a line. The first has `"elfolio": "record"`, `"version": 1`, and the 
 `{"p": pid, "c": name, "a": [...], "r": result}` for a call, a negative result being an errno, with
 `"f": [path, major, minor, inode, opening, size, f_type of statfs, access mode, S_IFMT of its mode]` where it maps a
 file; `{"p", "t": [[start, end], ...]}` for memory first written; `{"p", "x": path, "b": start_brk, "v": [...]}` for an
-image that was executed; `{"p", "e": status, "v": [...]}` for an end. A VMA is
+image that was executed, with `"foreign": 1` where its calls are another architecture's and not recorded;
+`{"p", "e": status, "v": [...]}` for an end. A VMA is
 `[start, end, "rw-p", offset, major, minor, inode, name, "rd wr ...", KiB of anonymous pages]`. Lines with
 `"facts"`, the second and the last, say which faults are sampled (`all`, those of `user` code, `none`) and how many were
 lost.
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from elfolio.errors import InvalidArgument
 from elfolio.kernel.adopting import known_file
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.space import OpenFile, Vma, VmFlags
@@ -45,7 +47,8 @@ def looks_like_record(line: str) -> bool:
 
 
 def read_record(lines: Iterable[str], log: Log) -> Iterator[Event]:
-    """The events of a record, in the order in which the kernel did them."""
+    """The events of a record, in the order in which the kernel did them. Raises InvalidArgument for one of another
+    version."""
     decode = json.JSONDecoder().raw_decode
     for line in lines:
         log.lines += 1
@@ -59,13 +62,21 @@ def read_record(lines: Iterable[str], log: Log) -> Iterator[Event]:
                 yield _event(value, log)
         except json.JSONDecodeError as error:
             log.note(log.lines, error.pos, f"no JSON: {error.msg}")
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            log.note(log.lines, 0, f"no event of a record: {type(error).__name__} {error}")
+        except InvalidArgument:
+            raise
+        except RecursionError:
+            log.note(log.lines, 0, "no JSON: nested too deeply")
+        except KeyError as error:
+            log.note(log.lines, 0, f"no event of a record: it has no {error}")
+        except (TypeError, ValueError, IndexError) as error:
+            log.note(log.lines, 0, f"no event of a record: {error}")
 
 
 def _first(value: Any, log: Log) -> None:
-    if not isinstance(value, dict) or value.get("elfolio") != "record" or value.get("version") != VERSION:
-        raise ValueError(f"not the first line of a record of version {VERSION}")
+    if not isinstance(value, dict) or value.get("elfolio") != "record":
+        raise ValueError("not the first line of a record")
+    if value.get("version") != VERSION:
+        raise InvalidArgument(f"a record of version {value.get('version')!r}; this elfolio reads version {VERSION}")
     log.facts.update(value)
 
 
@@ -78,6 +89,7 @@ def _event(value: dict[str, Any], log: Log) -> Event:
         return Touched(pid, tuple((_number(start), _number(end)) for start, end in value["t"]), line)
     if "x" in value:
         rows = value["v"]
+        log.foreign += "foreign" in value
         written = tuple(row[0] for row in rows if row[9])
         return Image(pid, _text(value["x"]), _vmas(rows, log), _number(value["b"]), line, written)
     _number(value["e"])
