@@ -99,6 +99,13 @@ FOUND: dict[str, list[Operation | str]] = {
         Mlockall(1),
         Mprotect(_A, 8 * _P, 3),
     ],
+    "what guards mark stays marked in what merges": [
+        Mmap(_A, 8 * _P, 3, _FIXED),
+        Mprotect(_A + 2 * _P, _P, 1),
+        Madvise(_A, _P, 102),
+        Mprotect(_A + 2 * _P, _P, 3),
+        Madvise(_A, _P, 103),
+    ],
     "touching past the end of memory": [Touch(_TOP - 4095, 4095, True), Touch(_TOP, 8192, True)],
 }
 

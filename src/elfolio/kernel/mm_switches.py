@@ -150,8 +150,9 @@ MM_SWITCHES = (
         "sticky_flags",
         "VM_MAYBE_GUARD marks what MADV_GUARD_INSTALL touched; it hinders no merge, and stays in the result",
         "VMA_STICKY_FLAGS (include/linux/mm.h)",
-        "6.19; compared: 6.17.13, 7.0.14",
+        "6.19; compared: 6.17.13, 7.0.14; in running 6.18.44 too (which point release brought it is not known)",
         (((0,), False), ((6, 19), True)),
+        (((6, 18, 44), True),),
     ),
     Switch(
         "dontunmap_no_self_merge",

@@ -45,7 +45,7 @@ _BUILT_MINIMUM = 65536 if os.uname().machine == "x86_64" else 32768
 _HEADER = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) \S+ \d+ *(.*)\n(?:[A-Z].*\n)*?VmFlags: (.*)\n", re.MULTILINE
 )
-_IGNORED = frozenset(("sd", "gu", "lf", "??"))
+_IGNORED = frozenset(("sd", "lf", "??"))
 """Soft dirty is a build option's; what older kernels have no letters for, such as lock-on-fault, they show as ??."""
 _LETTERS = (*((int(flag), name) for name, flag in MNEMONICS.items() if name not in _IGNORED), (1 << 41, "ui"))
 
