@@ -4,12 +4,14 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elfolio.errors import InvalidArgument
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.trace import Call, Ended, Event, Image, Log, Touched
@@ -62,6 +64,17 @@ PLAIN = {
     'clone3({flags=CLONE_VM|CLONE_VFORK, exit_signal=SIGCHLD, stack=0x7f, stack_size=0x9000}, 88) = 12': (
         "clone3", (CLONE_VM | CLONE_VFORK | SIGCHLD,), 12),
     'vfork()            = 12': ("vfork", (CLONE_VM | CLONE_VFORK | SIGCHLD,), 12),
+    'mmap(NULL, 8192, 0x3 /* PROT_READ|PROT_WRITE */, 0x22 /* MAP_PRIVATE|MAP_ANONYMOUS */, -1, 0) = 0x7000': (
+        "mmap", (0, 8192, 3, 0x22, -1, 0), 0x7000),
+    'mmap(0, 0x2000, 0x3, 0x22, 0xffffffff, 0) = 0x7000': ("mmap", (0, 8192, 3, 0x22, 0xFFFFFFFF, 0), 0x7000),
+    'mmap2(NULL, 57239, PROT_READ, MAP_PRIVATE, 3, 0x22000) = 0xf7f74000': (
+        "mmap", (0, 57239, 1, 2, 3, 0x22000), 0xF7F74000),
+    'clone(0x1200011, 0, 0, 0, 0) = 0xc': ("clone", (0x1200000 | SIGCHLD,), 12),
+    'clone3({flags=0x4100 /* CLONE_VM|CLONE_VFORK */, exit_signal=0x11 /* SIGCHLD */}, 88) = 12': (
+        "clone3", (CLONE_VM | CLONE_VFORK | SIGCHLD,), 12),
+    'ioctl(3, 0xc020aa00 /* UFFDIO_REGISTER */, {range={start=0x1000, len=0x1000}, mode=0x2 /* X */}) = 0': (
+        "UFFDIO_REGISTER", (3, 0x1000, 4096, 2), 0),
+    'execve(0x7ffc0, 0x7ffc8, 0x7ffd0) = 0': ("execve", ("",), 0),
     'execve("/bin/l\\303\\244 \\"s", ["ls", ")"...], 0x7ffc /* 20 vars */) = 0': ("execve", ('/bin/lä "s',), 0),
 }  # fmt: skip
 
@@ -75,6 +88,8 @@ PLAIN = {
         "8534 17:06:38.918526 ",
         "8534      0.000123 ",
         "[pid  8534] ",
+        "8534<a b> ",
+        "[pid  8534<sh>] ",
     ],
 )
 @pytest.mark.parametrize("text", PLAIN)
@@ -193,6 +208,104 @@ def test_what_strace_could_not_see() -> None:
     assert [type(event) for event in events] == [Ended]
 
 
+def test_a_thread_that_executes() -> None:
+    """It takes the number of its process's first: the memory left is that one's, and the new program is seen."""
+    events, problems = strace(
+        "1 brk(NULL) = 0x5000",
+        "1 clone(child_stack=NULL, flags=CLONE_VM|CLONE_THREAD) = 2",
+        '2 execve("/bin/x", ["x"], 0x7ffc /* 20 vars */ <unfinished ...>',
+        "1 +++ superseded by execve in pid 2 +++",
+        "1 <... execve resumed>) = 0",
+    )
+    assert problems == []
+    assert events[2:] == [Ended(2, 4), Call(1, "execve", ("/bin/x",), 0, 0, 5)]
+
+
+def test_threads_that_were_there_before_strace() -> None:
+    """strace says how many a process has: so many share its memory, and what is made later is seen."""
+    events, problems = strace(
+        "strace: Process 5 attached with 3 threads",
+        "[pid     6] futex(0x7f0, FUTEX_WAIT, 2, NULL <unfinished ...>",
+        "[pid     7] brk(NULL) = 0x5000",
+        "[pid     5] brk(NULL) = 0x5000",
+        "[pid     6] brk(NULL) = 0x5000",
+    )
+    assert problems == []
+    assert [(e.pid, e.name, e.args, e.result) for e in events if isinstance(e, Call)] == [
+        (5, "clone", (0x10500,), 7),
+        (7, "brk", (0,), 0x5000),
+        (5, "brk", (0,), 0x5000),
+        (5, "clone", (0x10500,), 6),
+        (6, "brk", (0,), 0x5000),
+    ]
+
+
+def test_an_exit_is_an_end() -> None:
+    """Under -qq no other line says so; without, the one that does says nothing new, until the number is another's."""
+    events, problems = strace(
+        "1 brk(NULL) = 0x5000",
+        "1 exit_group(0) = ?",
+        "1 +++ exited with 0 +++",
+        "2 fork() = 1",
+        "1 brk(NULL) = 0x5000",
+        "1 +++ exited with 0 +++",
+    )
+    assert problems == []
+    assert [(type(e), e.pid, e.line) for e in events] == [
+        (Call, 1, 1), (Ended, 1, 2), (Call, 2, 4), (Call, 1, 5), (Ended, 1, 6)]  # fmt: skip
+
+
+def test_what_is_never_resumed_is_named() -> None:
+    """Where the thread goes on without, and where the log ends; a call of no interest is none of it."""
+    events, problems = strace(
+        "1 brk(NULL <unfinished ...>",
+        "1 brk(0x1000 <unfinished ...>",
+        "1 munmap(0x1000, 4096) = 0",
+        "1 futex(0x7f0, FUTEX_WAIT, 2, NULL <unfinished ...>",
+        '2 execve("/bin/x", ["x"], 0x7ffc /* 20 vars */ <unfinished ...>',
+    )
+    assert events == [Call(1, "munmap", (0x1000, 4096), 0, 0, 3)]
+    assert problems == [
+        "log:1:3: brk: begun, and never resumed",
+        "log:2:3: brk: begun, and never resumed",
+        "log:5:3: execve: begun, and never resumed",
+    ]
+
+
+def test_a_fork_by_a_thread_that_was_not_seen_yet() -> None:
+    """A log that begins with it: nobody is its own maker."""
+    events, problems = strace("8 vfork( <unfinished ...>", "9 brk(NULL) = 0x5000", "8 <... vfork resumed>) = 9")
+    assert problems == []
+    assert [(e.pid, getattr(e, "name", "")) for e in events] == [(8, "vfork"), (9, "brk")]
+
+
+def test_other_ends_of_lines_and_tables() -> None:
+    """\\r\\n, and the table of -C."""
+    events, problems = strace(
+        "1 vfork( <unfinished ...>\r\n",
+        "1 <... vfork resumed>) = 2\r\n",
+        "1 close(3<TCP:[1.2.3.4:5->6.7.8.9:10]>) = 0\r\n",
+        "% time     seconds  usecs/call     calls    errors syscall\n",
+        "------ ----------- ----------- --------- --------- ------------------\n",
+        " 42.33    0.010513         553        19         9 wait4\n",
+        "100.00    0.024838          10      2346       800 total\n",
+    )
+    assert problems == []
+    assert [e.pid for e in events] == [1, 1]
+
+
+def test_a_long_line_costs_no_more_memory_than_itself() -> None:
+    """A string of 8 MB, in 400 MB: the reader keeps nothing for each of its characters."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
+        "from elfolio.kernel.trace import Log; from elfolio.kernel.trace_strace import read_strace\n"
+        "line = '1 openat(AT_FDCWD, \"' + 'a' * (8 << 20) + '\", O_RDONLY) = 3'\n"
+        "(event,) = read_strace([line], Log('log')); print(len(event.file.file.path))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{8 << 20}\n", "")
+
+
 BROKEN = {
     "1 mmap(NULL, 8192, PROT_REED, MAP_PRIVATE, 3, 0) = 0x7000": "log:1:20: mmap: 'PROT_REED' is no flag of PROT_*",
     "1 mmap(NULL, 81x2, PROT_READ, MAP_PRIVATE, 3, 0) = 0x7000": "log:1:14: mmap: '81x2' is no number",
@@ -200,6 +313,8 @@ BROKEN = {
     "1 mmap(NULL, 8192, PROT_READ) = 0x7000": "log:1:8: mmap: 3 arguments, not 6",
     "1 munmap(0x1000, 4096)": "log:1:23: munmap: no result",
     "1 munmap(0x1000, 4096) = -1 EWHAT (?)": "log:1:29: munmap: 'EWHAT' is no errno",
+    "1 munmap(0x1000, 4096) = 0xzz": "log:1:23: munmap: no result",
+    "1 clone3(0x7ffc, 88) = 12": "log:1:10: clone3: no flags",
     "1 munmap(0x1000, 4096} = 0": "log:1:22: munmap: '}' closes nothing",
     "1 <... munmap resumed>) = 0": "log:1:8: munmap: resumed, and never begun",
     "1 +++ what +++": "log:1:7: neither an exit nor a signal",
@@ -271,6 +386,30 @@ def test_perf_trace() -> None:
     ]
 
 
+def test_what_perf_trace_does_not_say() -> None:
+    """What clone3 made is taken for a thread, and counted; a lost event is named; stacks, page faults and the table at
+    the end are no calls."""
+    log = Log("log")
+    lines = (
+        "     0.000 ( 0.000 ms): true/5 majfault [elf_load+0x28a] => 0x55fd765541e0 (?k)\n"
+        "     0.052 ( 0.128 ms): true/5 brk()                                       = 0x55994fc66000\n"
+        "                                       brk (/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2)\n"
+        "LOST 12 events!\n"
+        "     1.506 ( 0.161 ms): true/5 clone3(uargs: 0x7ffe001ce6d0, size: 88)     = 6\n"
+        "         ? (         ): true/6  ... [continued]: clone3())                 = 0\n"
+        "     1.600 ( 0.010 ms): true/6 munmap(addr: 0x7000, len: 4096)             = 0\n"
+        "\n Summary of events:\n\n true (5), 58 events, 90.6%\n"
+    )
+    events = list(read_perf(lines.splitlines(True), log))
+    assert [(e.pid, e.name, e.args) for e in events if isinstance(e, Call)] == [
+        (5, "brk", (0,)),
+        (5, "clone3", (0x10500,)),
+        (6, "munmap", (0x7000, 4096)),
+    ]
+    assert ([str(problem) for problem in log], log.assumed_threads) == (["log:4:1: events were lost here"], 1)
+    assert log.lines == 11
+
+
 RECORD = (
     '{"elfolio":"record","version":1,"page":4096}\n'
     '{"p":7,"x":"/bin/x","b":4096,"v":[[4096,8192,"rw-p",0,8,1,99,"/bin/x","rd wr mr mw me ac",4]]}\n'
@@ -298,6 +437,24 @@ def test_a_record() -> None:
         Call(7, "munmap", (1, 1), -1, 22, 5),
         Ended(7, 8),
     ]
+
+
+def test_a_record_that_is_none() -> None:
+    """Lines that are JSON and no event are named with what is wrong; another version is refused as a whole."""
+    log = Log("log")
+    first = RECORD.splitlines()[0]
+    assert list(read_record([first, "[" * 100000, '{"p":null,"e":0}', '{"p":7,"c":"brk","r":0}'], log)) == []
+    assert [p.what for p in log] == [
+        "no JSON: nested too deeply",
+        "no event of a record: None is no number",
+        "no event of a record: it has no 'a'",
+    ]
+    with pytest.raises(InvalidArgument, match="a record of version 2; this elfolio reads version 1"):
+        list(read_record([first.replace('"version":1', '"version":2')], Log("log")))
+    foreign = '{"p":7,"x":"/bin/x","b":0,"foreign":1,"v":[]}'
+    log = Log("log")
+    list(read_record([first, foreign], log))
+    assert log.foreign == 1
 
 
 def test_formats_are_told_apart() -> None:

@@ -99,6 +99,10 @@ class Log:
         self.problems: list[Problem] = []
         self.facts: dict[str, object] = {}
         """Of the trace as a whole: `kernel`, `page`, `argv`, `faults`; those that its format has."""
+        self.assumed_threads = 0
+        """Calls of clone3 of which the trace does not say what they made: taken for threads."""
+        self.foreign = 0
+        """Programs of another architecture, whose calls are not in the trace."""
         self._keep = keep
 
     def note(self, line: int, column: int, what: str) -> None:

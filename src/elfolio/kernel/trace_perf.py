@@ -1,7 +1,7 @@
 """kernel.trace_perf: what perf trace prints. In: its lines. Out: events; problems go to the Log.
 
 perf writes arguments by name, and leaves out those that are zero. It shows an event once its call is over, and one that
-was interrupted by another thread's as `[continued]`. It says nothing of threads that end.
+was interrupted by another thread's as `[continued]`. It says nothing of threads that end, nor what a clone3 makes.
 """
 
 import re
@@ -23,6 +23,10 @@ _LINE = re.compile(
 _TAIL = re.compile(
     r"(.*?)\)\)? +(?P<cut>\.\.\.$|= (?P<result>0x[0-9a-f]{1,16}|-?[1-9]\d{0,18}|0|\?|$)(?: (?P<errno>E[A-Z0-9]+))?)"
 )
+_BESIDE = re.compile(r" *\d+\.\d+ \( *\d+\.\d+ ms\): .*?/\d{1,10} (?:min|maj)fault \[| {20,}\S.*\)$|#|\s*$")
+"""Page faults of -F, whose addresses it does not tell; stacks of --call-graph."""
+_SUMMARY = " Summary of events:"
+"""Of -s and -S: no call comes behind it."""
 _PAIR = re.compile(r"(\w+): ((?:[^,<(]|<[^>]*>|\([^)]*\))*)(?:, |$)")
 
 _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -47,6 +51,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Its name for each argument (the kernel's own, SYSCALL_DEFINE), in order."""
 _ENDS = frozenset({"exit", "exit_group"})
 _CLONE_VFORK = 0x4000 | 0x100 | 17
+_THREAD = 0x100 | 0x400 | 0x10000
+"""CLONE_VM, CLONE_FILES, CLONE_THREAD."""
 _ANONYMOUS = 0x20
 
 
@@ -58,16 +64,20 @@ def looks_like_perf(line: str) -> bool:
 def read_perf(lines: Iterable[str], log: Log) -> Iterator[Event]:
     """The events of a log, in its order: by the time at which each call began, mostly."""
     reader = _Reader(log)
+    lines = iter(lines)
     for line in lines:
         log.lines += 1
-        text = line.rstrip("\n")
+        text = line.rstrip("\r\n")
         found = _LINE.match(text)
         if found is not None:
             yield from reader.event(found, text)
+        elif text.startswith(_SUMMARY):
+            break
         elif text.startswith("LOST "):
             log.note(log.lines, 0, "events were lost here")
-        elif text.strip() and not text.startswith("#"):
+        elif not _BESIDE.match(text):
             log.note(log.lines, 0, "no line of perf trace")
+    log.lines += sum(1 for _ in lines)
     reader.finish()
 
 
@@ -108,6 +118,10 @@ class _Reader:
         result, errno = _result(tail, self._log)
         if args is None or errno < 0:
             return
+        if name == "clone3" and "flags" not in pairs and result and not errno:
+            # Its flags lie in memory. glibc makes threads with it, and processes with clone and vfork.
+            self._log.assumed_threads += 1
+            args = (_THREAD,)
         call = Call(thread, name.removesuffix("at"), args, result, errno, self._log.lines, _file(pairs))
         yield from self._told(call)
         if name in FORKS and result and errno == 0:

@@ -6,6 +6,7 @@ table of flags; with a `?` one that may be missing. The numbers are those of x86
 """
 
 import errno
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -93,11 +94,16 @@ ERRNOS: Mapping[str, int] = MappingProxyType({name: number for number, name in e
 """Name -> number."""
 
 
+_COMMENT = re.compile(r"/\*.*?\*/")
+
+
 def number_of(text: str, table: str) -> int:
     """The value of `PROT_READ|PROT_WRITE|0x8000 /* PROT_??? */`. Raises KeyError with the part that is none."""
     names, total = FLAGS[table], 0
+    if "/*" in text:  # -X verbose puts the names, and their bars, into a comment
+        text = _COMMENT.sub("", text)
     for part in text.split("|"):
-        word = part.partition(" /*")[0].strip()
+        word = part.strip()
         value = names.get(word)
         if value is None:
             value = _numeric(word)

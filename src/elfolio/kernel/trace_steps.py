@@ -175,7 +175,9 @@ class Steps:
                 yield Do(self._spaces[call.pid], *asked, call.line)
         elif name in FORKS:
             self.calls += 1
-            if call.result and not call.errno:
+            if call.result == call.pid:
+                self._leaves_out(f"{name} that made itself")
+            elif call.result and not call.errno:
                 yield from self._forked(call)
         elif name == "execve":
             self.calls += 1
@@ -183,7 +185,10 @@ class Steps:
                 yield from self._executed(call, str(call.args[0]) if call.args else "", None, 0, ())
         elif not self._descriptor(call):
             self.calls += 1
-            self.left_out[name] = self.left_out.get(name, 0) + 1
+            self._leaves_out(name)
+
+    def _leaves_out(self, what: str) -> None:
+        self.left_out[what] = self.left_out.get(what, 0) + 1
 
     def _mapped(self, call: Call) -> Do:
         _, length, prot, flags, fd, offset = cast("tuple[int, ...]", call.args)

@@ -18,11 +18,13 @@ __all__ = ["Words", "read_call", "split_words", "unescaped"]
 
 _CLONE_VM, _CLONE_VFORK, _SIGCHLD = 0x100, 0x4000, 17
 _OPENERS, _CLOSERS = "([{", ")]}"
-_RESULT = re.compile(r" *= (0x[0-9a-f]{1,16}|-?[1-9]\d{0,18}|0|\?)(<[^>]*>(?:\(deleted\))?)?(?: ([A-Z][A-Z0-9_]*))?")
-_TOKEN = re.compile(
-    r'"(?:[^"\\]|\\.)*"(?:\.\.\.)?|<(?:[^<>"]|<[^<>]*>|->)*>|/\*.*?\*/|[()\[\]{},]|=>|[^"<(\[{)\]},/=]+|.'
+_RESULT = re.compile(
+    r" *= (0x[0-9a-f]{1,16}|-?[1-9]\d{0,18}|0|\?)(?!\w)(<[^>]*>(?:\(deleted\))?)?(?: ([A-Z][A-Z0-9_]*))?"
 )
-_FD = re.compile(r"(-?\d{1,10}|AT_FDCWD)(?:<(.*)>(\(deleted\))?)?$")
+_TOKEN = re.compile(
+    r'"(?:[^"\\]++|\\.)*+"(?:\.\.\.)?|<(?:[^<>"-]++|<[^<>]*+>|->?)*>|/\*.*?\*/|[()\[\]{},]|=>|[^"<(\[{)\]},/=]++|.'
+)
+_FD = re.compile(r"(-?\d{1,10}|0x[0-9a-f]{1,8}|AT_FDCWD)(?:<(.*)>(\(deleted\))?)?$")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)")
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f"}
 
@@ -49,8 +51,12 @@ def _value(word: str, kind: str) -> int | None:
         return 0
     if kind == "fd":
         found = _FD.match(word)
-        return None if found is None or found[1] == "AT_FDCWD" else int(found[1])
+        return None if found is None or found[1] == "AT_FDCWD" else _descriptor_of(int(found[1], 0))
     return _integer(word)
+
+
+def _descriptor_of(number: int) -> int:
+    return number - (1 << 32) if number >= 1 << 31 else number  # -e raw shows the int in a register
 
 
 def _integer(word: str) -> int | None:
@@ -98,8 +104,8 @@ def read_call(name: str, text: str, at: int, *, by_number: bool = False) -> Word
     if name == "ioctl":
         return _ioctl(words, result, number)
     if name in ("execve", "execveat"):
-        path = words[0 if name == "execve" else 1][1] if words else ""
-        return Words("execve", (unescaped(path),), result, number, None)
+        path = next((word for _, word in words[:2] if word.startswith('"')), "")
+        return Words("execve", (unescaped(path) if path else "",), result, number, None)
     return _descriptor(name, words, result, number, described)
 
 
@@ -192,9 +198,12 @@ def _clone_flags(name: str, words: list[Placed]) -> int:
             if flags is None:
                 raise Unreadable(column + inner.start(1), f"{inner[1]!r} are no flags of clone")
             # clone3 has the signal in a field of its own.
-            signal = re.search(r"exit_signal=([A-Z0-9]+)", word)
+            signal = re.search(r"exit_signal=(\w+)", word)
             return flags | ((_value(signal[1], "CLONE") or 0) if signal else 0)
-    raise Unreadable(words[0][0] if words else 0, "no flags")
+    flags = _value(words[0][1], "CLONE") if words and name == "clone" else None
+    if flags is None:
+        raise Unreadable(words[0][0] if words else 0, "no flags")
+    return flags
 
 
 def _prctl(words: list[Placed], result: int | None, number: int) -> Words:
@@ -217,8 +226,13 @@ def _prctl(words: list[Placed], result: int | None, number: int) -> Words:
 _RANGE = re.compile(r"start=(NULL|0x[0-9a-f]{1,16}|0), len=(0x[0-9a-f]{1,16}|[1-9]\d{0,18}|0)")
 
 
+_UFFD = {"0xc020aa00": "UFFDIO_REGISTER", "0x8010aa01": "UFFDIO_UNREGISTER"}
+"""As -X raw and -X verbose write them."""
+
+
 def _ioctl(words: list[Placed], result: int | None, number: int) -> Words:
     command = words[1][1] if len(words) > 1 else ""
+    command = _UFFD.get(command.partition(" /*")[0], command)
     if command not in ("UFFDIO_REGISTER", "UFFDIO_UNREGISTER"):
         return Words("", (), None, 0, None)
     column, word = words[-1]
@@ -232,13 +246,17 @@ def _ioctl(words: list[Placed], result: int | None, number: int) -> Words:
     return Words(command, (fd, start, int(range_[2], 0), bits), result, number, None)
 
 
+_DUPS = ("F_DUPFD", "0x406", "1030")
+"""F_DUPFD and F_DUPFD_CLOEXEC; raw, the first is 0, which begins other commands' arguments too."""
+
+
 def _descriptor(name: str, words: list[Placed], result: int | None, number: int, described: str) -> Words:
     """open, dup, close: the descriptor that they are given, or 0, and the one that they give."""
     if number or result is None:
         return Words("", (), None, 0, None)
     first = _value(words[0][1], "fd") if words else None
     if name == "fcntl":
-        if len(words) < 2 or not words[1][1].startswith("F_DUPFD"):
+        if len(words) < 2 or not words[1][1].startswith(_DUPS):
             return Words("", (), None, 0, None)
         name = "dup"
     path = next((unescaped(word) for _, word in words if word.startswith('"')), "")
