@@ -241,18 +241,26 @@ REFUSED = {
     "missing": (["/nowhere/x"], "/nowhere/x: No such file or directory"),
     "a directory": (["/usr"], "/usr: Is a directory"),
     "no log": (["/etc/passwd"], "/etc/passwd: no log of strace or perf trace, and no record"),
-    "empty": (["/dev/null"], "/dev/null: no log of strace or perf trace, and no record"),
+    "empty": (["/dev/null"], "/dev/null: empty"),
+    "a page that is full": (["--html", "/dev/full", "LOG"], "/dev/full: No space left on device"),
+    "a record on standard output": (["--record", "-", "--", "ls"], "--record: a file's name, not -"),
+    "an option of another manner": (["--record", "x", "--json", "--", "ls"], "--record takes no --json"),
+    "a page of cases": (["--check", "x", "--html", "y"], "--check takes no --html"),
+    "a page of operations": (["--operations", "--html", "y", "LOG"], "--operations takes no --html"),
+    "both bounds live": (["--live", "--bounds", "LOG"], "--live takes no --bounds"),
+    "live recording": (["--live", "--record", "x", "--", "ls"], "--record takes no --live"),
+    "no faults of a trace": (["--no-faults", "LOG"], "--no-faults goes with --record OUT"),
     "nothing": ([], "a TRACE to replay, or --record OUT -- CMD"),
-    "a command without --record": (["--", "ls"], "a TRACE to replay, or --record OUT -- CMD"),
+    "a command without --record": (["--", "ls"], "a command goes with --record OUT"),
     "no command": (["--record", "x"], "--record: a command belongs behind --"),
     "a record that cannot be made": (["--record", "/nowhere/x", "--", "ls"], "/nowhere/x: No such file"),
 }
 
 
 @pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
-def test_bad_input_is_one_line(words: list[str], said: str) -> None:
+def test_bad_input_is_one_line(words: list[str], said: str, log: str) -> None:
     """It names the thing, nothing is printed, and the status is 2."""
-    done = replayed(*words)
+    done = replayed(*(log if word == "LOG" else word for word in words))
     assert (done.status, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
     assert done.stderr.startswith(b"elfolio replay: ")
@@ -265,6 +273,22 @@ def test_bad_options(log: str) -> None:
     done = replayed("--html", "/nowhere/x.html", log)
     assert (done.status, done.stdout) == (2, b"")
     assert b"/nowhere/x.html: No such file" in done.stderr
+
+
+def test_a_record_of_elsewhere(tmp_path: Path) -> None:
+    """A version or a machine that the model does not know is refused, not taken for another."""
+    path = tmp_path / "record"
+    for facts, said in (
+        ('"version":2', "a record of version 2; this elfolio reads version 1"),
+        (
+            '"version":1,"kernel":"6.1","machine":"riscv64"',
+            ":1: a trace of 'riscv64'; the model knows x86_64 and aarch64",
+        ),
+    ):
+        path.write_text('{"elfolio":"record",' + facts + '}\n{"p":1,"c":"brk","a":[0],"r":4096}\n')
+        done = replayed(str(path))
+        assert (done.status, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+        assert said.encode() in done.stderr
 
 
 CALLS = ("Mmap", "Munmap", "Mprotect", "Mremap", "Brk", "Madvise")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare_parser", "run"]
 
+_MACHINES = ("x86_64", "aarch64")
 _PEEK = 50
 """Lines that are looked at to tell whose log it is."""
 
@@ -65,8 +66,7 @@ def prepare_parser(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    if args.live and args.record is not None:
-        raise Failure("--live takes a TRACE, or --check CASES")
+    _refuse(args)
     if args.record is not None:
         from elfolio.cli.replay_record import run_record
 
@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         from elfolio.cli.replay_check import run_check
 
         return run_check(args)
-    if args.command or args.trace is None:
+    if args.command:
+        raise Failure("a command goes with --record OUT")
+    if args.trace is None:
         raise Failure("a TRACE to replay, or --record OUT -- CMD")
     try:
         with _opened(args.trace) as file:
@@ -86,9 +88,29 @@ def run(args: argparse.Namespace) -> int:
         raise Failure(f"{os.fsdecode(error.filename or args.trace)}: {error.strerror}") from error
 
 
+_OPTIONS = ("record", "check", "live", "operations", "policy", "memory_merge", "bounds", "json", "html", "no_faults")
+_TAKEN = {
+    "record": {"no_faults"},
+    "check": {"live", "policy", "json"},
+    "live": {"policy", "json"},
+    "operations": set(),
+    "": {"policy", "memory_merge", "bounds", "json", "html"},
+}
+"""What each manner of the command, the first four options or none of them, does something with."""
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    given = [name for name in _OPTIONS if getattr(args, name) not in (None, False)]
+    manner = next((name for name in _OPTIONS[:4] if name in given), "")
+    for name in given:
+        if name != manner and name not in _TAKEN[manner]:
+            option = f"--{name.replace('_', '-')}"
+            raise Failure(f"--{manner} takes no {option}" if manner else f"{option} goes with --record OUT")
+
+
 def _opened(name: str) -> TextIO:
     # A path in a log may be any bytes; only \n ends a line.
-    kind = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    kind = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
     return open(sys.stdin.fileno(), closefd=False, **kind) if name == "-" else open(name, **kind)  # type: ignore[call-overload,no-any-return]
 
 
@@ -102,7 +124,7 @@ def _replay(args: argparse.Namespace, file: TextIO) -> int:
     form, events = _events(file, log)
     first = next(events, None)  # so that a record's first line has been read
     found = steps.of(_again(first, events))
-    if args.operations and not args.live:
+    if args.operations:
         for step in found:
             print(_line(step))
         return _told(log)
@@ -117,12 +139,19 @@ def _replay(args: argparse.Namespace, file: TextIO) -> int:
     seconds = time.perf_counter() - begin
     report = as_report(lanes, log, steps, form=form, own=own.name if log.facts else "", seconds=seconds)
     if args.html is not None:
-        from elfolio.report.replay_html import as_html
-
-        args.html.write_text(as_html(report), encoding="utf-8", errors="replace")
+        _write_page(args.html, report)
     _show(args, report)
     wrong = any(lane["own"] and _differs(lane) for lane in report["lanes"])  # type: ignore[arg-type]
     return 1 if wrong or report["unreadable"] else 0
+
+
+def _write_page(path: Path, report: "Report") -> None:
+    from elfolio.report.replay_html import as_html
+
+    try:
+        path.write_text(as_html(report), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from error
 
 
 def _differs(lane: dict[str, object]) -> bool:
@@ -139,6 +168,8 @@ def _events(file: TextIO, log: "Log") -> "tuple[str, Iterator[Event]]":
     from elfolio.kernel.trace_strace import looks_like_strace, read_strace
 
     head = list(islice(file, _PEEK))
+    if not head:
+        raise Failure(f"{log.name}: empty")
     lines = chain(head, _progress(file))
     for line in head:
         if looks_like_record(line):
@@ -181,7 +212,10 @@ def _own(log: "Log") -> "Policy":
     release = re.match(r"\d+\.\d+(?:\.\d+)?", str(log.facts.get("kernel", "")))
     if release is None:
         return policy_here()
-    return replace(policy(f"linux-{release[0]}"), machine=str(log.facts.get("machine", "x86_64")))
+    machine = log.facts.get("machine", "x86_64")
+    if machine not in _MACHINES:
+        raise Failure(f"{log.name}:1: a trace of {machine!r}; the model knows {' and '.join(_MACHINES)}")
+    return replace(policy(f"linux-{release[0]}"), machine=str(machine))
 
 
 def _lanes(args: argparse.Namespace, log: "Log", own: "Policy") -> "list[Lane]":
@@ -217,8 +251,10 @@ def _line(step: "Step") -> str:
 
 
 def _told(log: "Log") -> int:
+    from elfolio.report.columns import plain
+
     for problem in log:
-        print(problem, file=sys.stderr)
+        print(plain(str(problem)), file=sys.stderr)
     return 1 if log.unreadable else 0
 
 

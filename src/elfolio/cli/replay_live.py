@@ -25,7 +25,7 @@ def run_live(args: argparse.Namespace, log: "Log", steps: "Iterable[Step]") -> i
     from elfolio.measure.oracle import twin
     from elfolio.report.replay_live import as_live_json, as_live_report, as_live_text
 
-    _refuse(args, log)
+    _refuse(log)
     rules = _policy(args.policy)
     with child() as seed:
         found = replay_live(steps, seed, twin(seed, rules))
@@ -50,9 +50,7 @@ def child() -> "Iterator[OracleChild]":
         raise Failure(f"--live: no child can be traced here: {error.strerror or error}") from error
 
 
-def _refuse(args: argparse.Namespace, log: "Log") -> None:
-    if args.html or args.memory_merge or args.bounds or args.operations:
-        raise Failure("--live takes no --html, --memory-merge, --bounds, --operations")
+def _refuse(log: "Log") -> None:
     for fact, here in (("machine", os.uname().machine), ("page", os.sysconf("SC_PAGESIZE"))):
         if log.facts.get(fact, here) != here:
             raise Failure(f"{log.name}: --live: recorded with {fact} {log.facts[fact]}, here it is {here}")

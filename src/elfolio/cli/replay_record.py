@@ -16,6 +16,8 @@ def run_record(args: argparse.Namespace) -> int:
     """Runs it, and ends as it did."""
     if not args.command or args.trace is not None:
         raise Failure("--record: a command belongs behind --, as in: elfolio replay --record OUT -- ls -l")
+    if args.record == "-":
+        raise Failure("--record: a file's name, not -: standard output is the command's")
     restore_environment()
     found = find(args.command[0], os.environ.get("PATH", os.defpath), os.getcwd())
     try:

@@ -124,6 +124,10 @@ class Report(TypedDict):
     """Calls that the model has nothing for, by name."""
     assumed_openings: int
     """File mappings of which the trace does not say which opening of the file it was."""
+    assumed_threads: int
+    """Calls of clone3 of which the trace does not say what they made: taken for threads."""
+    foreign: int
+    """Programs of another architecture, which a recorder cannot follow."""
     faults: str
     """Which page faults the trace knows: `all`, those of `user` code, `none`."""
     lost_faults: int
@@ -153,6 +157,8 @@ def as_report(lanes: Sequence["Lane"], log: "Log", steps: "Steps", *, form: str,
         calls=steps.calls,
         left_out=steps.left_out,
         assumed_openings=steps.assumed_openings,
+        assumed_threads=log.assumed_threads,
+        foreign=log.foreign,
         faults=str(log.facts.get("faults", "none")),
         lost_faults=lost if isinstance(lost, int) else 0,
         seconds=seconds,

@@ -93,6 +93,10 @@ def _head(report: Report, width: int, ink: Ink) -> Iterator[str]:
         said += f"; left out: {_counts(report['left_out'])}"
     if report["assumed_openings"]:
         said += f"; of {report['assumed_openings']} file mappings it is not said which opening they are of"
+    if report["assumed_threads"]:
+        said += f"; {report['assumed_threads']} calls of clone3 are taken for threads: what they made is not said"
+    if report["foreign"]:
+        said += f"; of another architecture and not recorded: {report['foreign']} programs"
     if report["lost_faults"]:
         said += f"; {report['lost_faults']} page faults were lost"
     yield from wrapped(said, width, "  ")
