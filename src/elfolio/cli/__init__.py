@@ -17,6 +17,7 @@ COMMANDS = {
     "replay": "a trace of memory calls through a model of Linux's address space, under any kernel's rules",
     "run": "run one command through a spawn template, as if it had been run itself",
     "survey": "every ELF file of a tree, ranked by what a remedy would win",
+    "tune": "put a program's text where huge pages fit, without linking it again",
 }
 """Name and summary of what exists."""
 

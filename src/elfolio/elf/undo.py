@@ -1,4 +1,4 @@
-"""elf.undo: the record by which a rewritten file becomes again what it was. In: Rewrite, checksums. Out: bytes, and back.
+"""elf.undo: the record by which a rewritten file becomes what it was. In: Rewrite, checksums. Out: bytes, and back.
 
 It stands behind the file's last byte that a header tells of: so no header has to tell of it, and no address changes.
 It begins a page of its own, because what follows a segment in its last page is seen by the program. Its last 64 bytes:

@@ -6,9 +6,11 @@ Showing it, checking a file against it and writing it are three uses of one valu
 from dataclasses import dataclass
 from enum import StrEnum
 
+from elfolio.elf.constants import ET_DYN
 from elfolio.elf.image import ElfImage
 from elfolio.elf.rewriting import Rewrite
 from elfolio.layout.hugepages import Ladder, Tier
+from elfolio.layout.segments import Layout
 
 __all__ = ["Joint", "Plan", "Reason", "Refusal"]
 
@@ -92,3 +94,10 @@ class Plan:
     def won(self) -> int:
         """Blocks that can be huge mappings afterwards and could not before; of segments without PF_W."""
         return self.after.blocks(Tier.AS_IS) - self.before.blocks(Tier.AS_IS)
+
+    @property
+    def random_bits_lost(self) -> int:
+        """Of the load address: it is a multiple of the largest p_align from now on."""
+        before, after = (max(Layout(i, self.page).align, self.page) for i in (self.image, self.becomes))
+        moves = self.image.header.type == ET_DYN
+        return max(0, after.bit_length() - before.bit_length()) if moves else 0
