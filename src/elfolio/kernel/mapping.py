@@ -201,24 +201,24 @@ class Mappings:
             at = round_up(max(hint, self.host.mmap_min_addr), self.page)
             if at + length <= self.host.end(at) and not self._in_the_way(at, at + length):
                 return at
-        return self._highest_gap(length)
+        return self._highest_gap(length, hint)
 
     def _in_the_way(self, start: int, end: int) -> bool:
         return any(self._start_with_guard(vma) < end and start < vma.end for vma in self.vmas)
 
-    def _highest_gap(self, length: int) -> int:
+    def _highest_gap(self, length: int, hint: int) -> int:
         if length > self.host.task_size:
             raise MapError(errno.ENOMEM, "longer than the address space")
-        end = self.host.mmap_base
+        end = self.host.mmap_base + self.host.above(hint)
         for vma in reversed(self.vmas):
-            if min(end, self.host.mmap_base) - max(vma.end, self._lowest) >= length:
+            if end - max(vma.end, self._lowest) >= length:
                 break
-            end = min(end, MappedAddress(self._start_with_guard(vma)))
+            end = min(end, self._start_with_guard(vma))
         if end - self._lowest >= length:
             return end - length
-        return self._lowest_gap(length)
+        return self._lowest_gap(length, hint)
 
-    def _lowest_gap(self, length: int) -> int:
+    def _lowest_gap(self, length: int, hint: int) -> int:
         """Where nothing is free below mmap_base, from TASK_UNMAPPED_BASE upwards."""
         at = int(self.host.bottom)
         for vma in self.vmas:
@@ -227,7 +227,7 @@ class Mappings:
             if self._start_with_guard(vma) - at >= length:
                 return at
             at = max(at, vma.end)
-        if self.host.window - at < length:
+        if self.host.end(hint) - at < length:
             raise MapError(errno.ENOMEM, "no room")
         return at
 
