@@ -237,7 +237,9 @@ MM_SWITCHES = (
         "uffd_unregister_own",
         "UFFDIO_UNREGISTER takes only what this userfaultfd watches; before, any userfaultfd's",
         "userfaultfd_unregister (fs/userfaultfd.c)",
-        "observed: 6.1.192 and 6.12.117 take another's, 6.18.44 refuses with EINVAL; 6.17 recalled",
+        "linux-kernel, June 2025, 'userfaultfd: prevent unregistering VMAs through a different userfaultfd' v3 2/4, "
+        "which wants no backport; 6.17 by that date; read in 6.12.117, which asks only whether such memory can be "
+        "watched, and 7.2.13; running 6.1.192 and 6.12.117 take another's, 6.18.44 and 7.2.12 refuse with EINVAL",
         (((0,), False), ((6, 17), True)),
     ),
 )
