@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ if __package__ in (None, ""):
 import elfolio
 from bench import machine
 from bench.table import show
+from elfolio.kernel.policy import Policy
 from elfolio.kernel.replaying import Lane, replay
 from elfolio.kernel.trace import Log
 from elfolio.kernel.trace_record import read_record
@@ -31,15 +32,20 @@ from elfolio.measure.record import record
 
 KSM = Path("/sys/kernel/mm/ksm")
 IMPORTS = "import asyncio, ctypes, decimal, email.mime.text, http.client, json, multiprocessing, sqlite3, ssl, unittest"
-_SOURCE = '#include <stdio.h>\n#include <stdlib.h>\nint main(void) { return printf("%d", abs(1)) < 0; }\n'
+SOURCE = '#include <stdio.h>\n#include <stdlib.h>\nint main(void) { return printf("%d", abs(1)) < 0; }\n'
 _START = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
+merge, root, *words = sys.argv[1:]
+if root != "/":
+    os.chroot(root)
+    os.chdir("/")
 assert libc.personality(0x40000) >= 0
-assert sys.argv[1] == "0" or libc.prctl(67, 1, 0, 0, 0) == 0
-os.execve(sys.argv[2], sys.argv[2:], {**os.environ, "PYTHONHASHSEED": "0"})
+assert merge == "0" or libc.prctl(67, 1, 0, 0, 0) == 0
+os.execve(words[0], words, {**os.environ, "PYTHONHASHSEED": "0"})
 """
-"""Without randomised addresses, so that two runs map the same; the first argument is for PR_SET_MEMORY_MERGE."""
+"""Without randomised addresses, so that two runs map the same. The first argument is for PR_SET_MEMORY_MERGE, the
+second is the program's root directory."""
 _WORKER = f"{IMPORTS}\nimport sys\nprint('ready', flush=True)\nsys.stdin.read()\n"
 
 
@@ -50,32 +56,43 @@ class Counted(NamedTuple):
     """Live, without the prctl."""
     late: int
     """Predicted from that run, for a kernel that sets the flag late."""
-    here: int
-    """Predicted from that run, for this kernel."""
+    early: int
+    """Predicted from that run, for one that sets it early."""
+    without: int
+    """Predicted for that one without the prctl."""
     live: int
     """Live, with the prctl."""
     unlike: int
-    """Of all processes of both runs, those whose VMAs were not exactly what the replay of their own record says."""
+    """Of all processes of both runs, those whose VMAs were not exactly what the replay of their own record says; and
+    calls that were answered otherwise than there."""
 
 
-def counted(words: Sequence[str], folder: Path) -> Counted:
-    """Runs it twice. Raises RecordError where this process may not trace."""
+def recorded(words: Sequence[str], folder: Path, root: str = "/") -> tuple[Path, Path]:
+    """Runs a program twice, below that root directory: the record without the prctl, and with it. Raises RecordError
+    where this process may not trace."""
     paths = folder / "plain", folder / "merged"
     for flag, path in enumerate(paths):
-        argv = [sys.executable, "-c", _START, str(flag), shutil.which(words[0]) or words[0], *words[1:]]
+        argv = [sys.executable, "-c", _START, str(flag), root, *words]
         with open(path, "wb") as file:
             done = record(sys.executable, argv, file.fileno())
         if done.returncode:
             raise SystemExit(f"bench.ksm: {words[0]} ended with {done.returncode}")
-    here = policy_here()
-    lanes = [Lane(here), Lane(here.switched(ksm_early_flag="late"), memory_merge=True), Lane(here, memory_merge=True)]
-    plain, late, early = _replayed(paths[0], lanes)
-    (merged,) = _replayed(paths[1], [Lane(here)])
-    unlike = sum(end.equal is False for lane in (plain, merged) for end in lane.endings)
-    return Counted(_real(plain), _vmas(late), _vmas(early), _real(merged), unlike)
+    return paths
 
 
-def _replayed(path: Path, lanes: list[Lane]) -> list[Lane]:
+def counted(plain: Path, merged: Path, own: Policy, late: Policy, early: Policy) -> Counted:
+    """Two records, made under a kernel of the policy `own`."""
+    flagged = [Lane(late, memory_merge=True), Lane(early, memory_merge=True), Lane(early)]
+    first, *predicted = replayed(plain, [Lane(own), *flagged])
+    (second,) = replayed(merged, [Lane(own)])
+    unlike = sum(end.equal is False for lane in (first, second) for end in lane.endings)
+    unlike += first.different + second.different
+    late_vmas, early_vmas, without = map(_vmas, predicted)
+    return Counted(_real(first), late_vmas, early_vmas, without, _real(second), unlike)
+
+
+def replayed(path: Path, lanes: list[Lane]) -> list[Lane]:
+    """The lanes, after that record."""
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         replay(Steps().of(read_record(file, Log(str(path)))), lanes)
     return lanes
@@ -118,8 +135,9 @@ def ksmd() -> Iterator[None]:
             (KSM / name).write_text(value)
 
 
-def workers(count: int, *, fixed: bool = False, scans: int = 6) -> Shared:
-    """So many at once, from one template; `fixed`: without randomised addresses. Raises OSError unless root."""
+def workers(count: int, *, fixed: bool = False, scans: int = 6, seconds: float = 60) -> Shared:
+    """So many at once, from one template; `fixed`: without randomised addresses. `seconds`: that ksmd gets at most.
+    Raises OSError unless root."""
     argv = [sys.executable, "-c", _WORKER]
     if fixed:
         argv = [shutil.which("setarch") or "setarch", "-R", *argv]
@@ -142,7 +160,7 @@ def workers(count: int, *, fixed: bool = False, scans: int = 6) -> Shared:
                 raise SystemExit("bench.ksm: a worker did not start")
         before = sum(_pss(child.pid) for child in crew)
         with ksmd():
-            _scanned(scans)
+            _scanned(scans, seconds)
             return Shared(
                 before,
                 sum(_pss(child.pid) for child in crew),
@@ -156,12 +174,12 @@ def _end(child: elfolio.Child) -> None:
         child.kill()
 
 
-def _scanned(scans: int) -> None:
+def _scanned(scans: int, seconds: float) -> None:
     """Waits for so many whole scans: a page is merged when two in turn found it unchanged."""
-    last, deadline = _ksm("full_scans") + scans, time.monotonic() + 60
+    last, deadline = _ksm("full_scans") + scans, time.monotonic() + seconds
     while _ksm("full_scans") < last:
         if time.monotonic() > deadline:
-            raise SystemExit("bench.ksm: ksmd needs more than a minute")
+            raise SystemExit(f"bench.ksm: ksmd needs more than {seconds:.0f} s")
         time.sleep(0.05)
 
 
@@ -183,6 +201,13 @@ def _stat(pid: int, name: str) -> int:
     return 0
 
 
+def table(found: Mapping[str, Counted], *, markdown: bool = False) -> str:
+    """A line for each program."""
+    headings = ("VMAs", "live, without", "late, model", "early, model", "early, without", "live, with", "unlike")
+    rows = [[what, *map(str, numbers)] for what, numbers in found.items()]
+    return show("With PR_SET_MEMORY_MERGE, and without", headings, rows, markdown=markdown)
+
+
 def main() -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -191,14 +216,15 @@ def main() -> int:
     print(", ".join(f"{name}: {value}" for name, value in machine.describe().items()))
     with tempfile.TemporaryDirectory(prefix="elfolio-bench-") as name:
         source = Path(name) / "x.c"
-        source.write_text(_SOURCE)
+        source.write_text(SOURCE)
         programs = {
             "python, 10 modules": [sys.executable, "-c", IMPORTS],
-            "cc": ["cc", "-O2", "-o", f"{name}/x", str(source)],
+            "cc": [shutil.which("cc") or "cc", "-O2", "-o", f"{name}/x", str(source)],
         }
-        rows = [[what, *map(str, counted(words, Path(name)))] for what, words in programs.items()]
-    headings = ("VMAs", "live", "late, model", "this kernel, model", "this kernel, live", "processes unlike")
-    print(show("With PR_SET_MEMORY_MERGE, and without (first)", headings, rows))
+        here = policy_here()
+        sides = here, here.switched(ksm_early_flag="late"), here.switched(ksm_early_flag="mmap_prepare")
+        found = {what: counted(*recorded(words, Path(name)), *sides) for what, words in programs.items()}
+    print(table(found))
     ways = {
         "addresses randomised": workers(options.workers),
         "the same addresses (setarch -R)": workers(options.workers, fixed=True),

@@ -94,7 +94,8 @@ def busybox(architecture: str) -> Path:
 
 
 def userland(architecture: str, packages: Iterable[str]) -> Path:
-    """A root directory with these packages and all that they depend on, none of them configured."""
+    """A root directory with these packages and all that they depend on, whatever this machine has of them; none is
+    configured."""
     names = sorted(packages)
     version = zlib.crc32(" ".join(names).encode())
     return _keep(
@@ -142,7 +143,7 @@ def _download_with_all(packages: Iterable[str], folder: Path, architecture: str)
     (folder / "partial").mkdir()
     place = ["-o", f"Dir::Cache::archives={folder}", "-o", "Debug::NoLocking=1"]
     _output(
-        *("apt-get", *_apt(architecture), *place),
+        *("apt-get", *_lists(architecture), *place),
         *("install", "--download-only", "--no-install-recommends", "-qq", "-y", *packages),
     )
     _unpack(folder)
@@ -153,11 +154,14 @@ def _unpack(folder: Path) -> None:
         _output("dpkg-deb", "-x", archive, folder / "root")
 
 
-@cache
 def _apt(architecture: str) -> tuple[str, ...]:
-    """Options for apt's programs: for another architecture, lists of its own, just updated, and nothing installed."""
-    if architecture == OWN:
-        return ()
+    """Options for apt's programs: for this architecture none."""
+    return () if architecture == OWN else _lists(architecture)
+
+
+@cache
+def _lists(architecture: str) -> tuple[str, ...]:
+    """Options for apt's programs: lists of an architecture's own, just updated, and nothing installed."""
     return own_lists(_cache() / f"apt-{architecture}~", architecture)
 
 

@@ -27,15 +27,18 @@ def test_as_many_mappings_as_predicted(name: str, tmp_path: Path) -> None:
         pytest.skip("needs cc; to force: apt-get install gcc")
     source = tmp_path / "x.c"
     source.write_text("int main(void) { return 0; }\n")
-    words = {"python": [sys.executable, "-c", ksm.IMPORTS], "cc": ["cc", "-O2", "-o", str(tmp_path / "x"), str(source)]}
+    build = [shutil.which("cc") or "cc", "-O2", "-o", str(tmp_path / "x"), str(source)]
+    words = {"python": [sys.executable, "-c", ksm.IMPORTS], "cc": build}
+    here = policy_here()
     try:
-        found = ksm.counted(words[name], tmp_path)
+        paths = ksm.recorded(words[name], tmp_path)
     except RecordError as error:
         pytest.skip(f"this process may not trace: {error}; to force: run it outside of the sandbox")
+    found = ksm.counted(*paths, own=here, late=here.switched(ksm_early_flag="late"), early=here)
     assert found.unlike == 0
-    assert found.live == found.here
-    if policy_here()["ksm_early_flag"] != "late":
-        assert found.live == found.plain < found.late
+    assert found.live == found.early
+    if here["ksm_early_flag"] != "late":
+        assert found.live == found.plain == found.without < found.late
 
 
 @pytest.mark.root
