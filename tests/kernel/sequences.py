@@ -146,8 +146,9 @@ def _address(a: int, b: int, mm: Mm) -> int:
 
 
 def _placed(address: int) -> bool:
-    """Below the vdso, where mappings without an address go."""
-    return 0x7FF000000000 <= address < 0x7FFFF7FF0000
+    """Below the vdso, where mappings without an address go; or above the window, where the machine has addresses there
+    and a hint asked for them."""
+    return 0x7FF000000000 <= address < 0x7FFFF7FF0000 or 1 << 47 <= address < 1 << 62
 
 
 def _inside(address: int) -> int:

@@ -22,6 +22,7 @@ from elfolio.kernel.calls import (
     Prctl,
     Touch,
     UffdRegister,
+    UffdUnregister,
 )
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.model import apply
@@ -35,7 +36,7 @@ _HUGE = 2 << 20
 _TOP = (1 << 64) - 1
 _FORK = "fork"
 _FIXED, _ANON, _PRIVATE = 0x32, 0x22, 0x12
-_MEMFD = Mappable(OpenFile("/memfd:found (deleted)", opening=1), 10 * _P, "shmem", "tmpfs")
+MEMFD = Mappable(OpenFile("/memfd:found (deleted)", opening=1), 10 * _P, "shmem", "tmpfs")
 _BELOW_VDSO = 0x7FFFF7FF7000
 """Where the driver's [vvar] begins with the sizes of 6.18 on x86-64; elsewhere the sequence only does less."""
 
@@ -60,19 +61,19 @@ FOUND: dict[str, list[Operation | str]] = {
         Mremap(_A + 2 * _P, 2 * _P, 2 * _P, 7, _A + 5 * _P),
     ],
     "copying on write prepares before the file refuses the page": [
-        Mmap(_A, 48 * _P, 3, _PRIVATE, _MEMFD, 5 * _P),
+        Mmap(_A, 48 * _P, 3, _PRIVATE, MEMFD, 5 * _P),
         Touch(_A + 20 * _P, 8 * _P, True),
         Mprotect(_A + 16 * _P, _P, 5),
         _FORK,
         Mprotect(_A + 16 * _P, 5 * _P, 4),
     ],
     "a guard marker faults before anything is prepared": [
-        Mmap(_A, 5 * _P, 3, _PRIVATE, _MEMFD, 0),
+        Mmap(_A, 5 * _P, 3, _PRIVATE, MEMFD, 0),
         Mprotect(_A, 3 * _P, 2),
         Madvise(_A + 3 * _P, _P, ADVICE["GUARD_INSTALL"]),
         Touch(_A + 3 * _P, 8 * _P, True),
         _FORK,
-        Mmap(_A + 5 * _P, _P, 3, _PRIVATE, _MEMFD, 5 * _P),
+        Mmap(_A + 5 * _P, _P, 3, _PRIVATE, MEMFD, 5 * _P),
     ],
     "a stack that may not grow is prepared all the same": [
         Mmap(_A + 1000 * _P, 512 * _P, 3, _FIXED | 0x100),
@@ -84,13 +85,20 @@ FOUND: dict[str, list[Operation | str]] = {
         Mmap(0, 2 * _P, 3, _ANON | 0x20000),
         Munmap(_BELOW_VDSO - 0x8FF000, 8 * _P),
         Mmap(0, 2 * _P, 3, _ANON | 0x100),
-        Mmap(0, 2 * _P, 5, 2, _MEMFD, 4 * _P),
+        Mmap(0, 2 * _P, 5, 2, MEMFD, 4 * _P),
     ],
     "a hint below the lowest address is moved up": [Mmap(_P, _P - 1, 3, _ANON), Mmap(1, 1, 3, _ANON)],
     "fork drops what a userfaultfd watches": [
-        Mmap(_A, 8 * _P, 3, _PRIVATE, _MEMFD, 0),
+        Mmap(_A, 8 * _P, 3, _PRIVATE, MEMFD, 0),
         UffdRegister(0, _A, 2 * _P, 4),
         _FORK,
+    ],
+    "before 6.17 a userfaultfd gives up what another one watches": [
+        Mmap(_A, 4 * _P, 3, _FIXED),
+        UffdRegister(0, _A, 4 * _P, 1),
+        UffdUnregister(1, _A + _P, _P),
+        UffdUnregister(1, _A, 4 * _P),
+        UffdUnregister(0, _A, 4 * _P),
     ],
     "two kinds of locks, and a page that was never touched": [
         Mmap(_A, 8 * _P, 3, _FIXED),
@@ -115,7 +123,7 @@ def test_what_was_found_stays_mended(mm_driver: Path, name: str) -> None:
     """A sequence in which model and kernel once differed: they agree after every operation."""
     opened = open_file("found", 10 * _P, 1)
     try:
-        with Live(mm_driver, {_MEMFD: opened.fd}) as live:
+        with Live(mm_driver, {MEMFD: opened.fd}) as live:
             mm = twin(live)
             for operation in FOUND[name]:
                 if isinstance(operation, str):

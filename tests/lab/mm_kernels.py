@@ -12,10 +12,13 @@ from pathlib import Path
 from tests.lab import kernels
 from tests.lab.kernels import Kernel, Unavailable, _cache, _keep, _output, _unpack, own_lists
 
-__all__ = ["LAB", "lab_kernel"]
+__all__ = ["LAB", "SMALL", "lab_kernel"]
 
 LAB = ("6.1", "6.12", "7.2", "6.12-arm64-16k")
 """What `make lab` boots: a version, and a flavour where it is not amd64."""
+SMALL = ("6.1",)
+"""Those that get no more bits of address than a program asks for without a hint: no five levels of page tables. The
+others get all there are (LA57 on x86-64, LPA2 on arm64)."""
 _LATER = {"7.2": "trixie-backports"}
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 

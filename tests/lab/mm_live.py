@@ -13,7 +13,7 @@ from types import TracebackType
 from elfolio.kernel.adopting import adopt
 from elfolio.kernel.calls import Mmap, Touch
 from elfolio.kernel.case_host import Undecidable
-from elfolio.kernel.host import Host
+from elfolio.kernel.host import Host, with_large_addresses
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.mm import Limits, Mm
 from elfolio.kernel.model import fault_all
@@ -50,10 +50,14 @@ class Rules:
     """Its /proc, as far as it was recorded."""
     here: bool = False
     """Whether it is this machine."""
+    large: bool = False
+    """Whether addresses above the default window can be had."""
 
     def exec_host(self, bits: int) -> Host:
         """What a program of so many bits gets there: from us, or from root."""
         host = host_here(self.policy, bits, proc=self.proc)
+        if self.large:
+            host = with_large_addresses(host, self.policy.machine)
         return host if self.here else replace(host, stack_limit=STACK, privileged=True)
 
 
@@ -63,6 +67,9 @@ def rules_of(made: Machine, machine: str, page: int, folder: Path) -> Rules:
     policy = replace(policy_here(proc=proc, sys=sys), machine=machine, page_size=page)
     minimum = int((proc / "sys/vm/mmap_min_addr").read_text())
     host = replace(host_here(policy, proc=proc), stack_limit=STACK, privileged=True)  # its driver is root
+    large = _large(made, machine, page, host.window)
+    if large:
+        host = with_large_addresses(host, machine)
     limits = Limits(
         None,
         None,
@@ -72,7 +79,7 @@ def rules_of(made: Machine, machine: str, page: int, folder: Path) -> Rules:
         exec_only=_exec_only(made, machine, page),
         overcommit=int((proc / "sys/vm/overcommit_memory").read_text()),
     )
-    return Rules(policy, replace(host, mmap_min_addr=max(minimum, _MINIMUM[machine])), limits, proc)
+    return Rules(policy, replace(host, mmap_min_addr=max(minimum, _MINIMUM[machine])), limits, proc, large=large)
 
 
 def rules_here(made: Machine) -> Rules:
@@ -81,6 +88,12 @@ def rules_here(made: Machine) -> Rules:
     with RemoteLive(made, policy.machine, policy.page_size, {}) as live:
         mm = twin_here(live, policy)
     return Rules(policy, mm.host, mm.limits, Path("/proc"), here=True)
+
+
+def _large(made: Machine, machine: str, page: int, window: int) -> bool:
+    """Whether there are addresses above the window. On arm64 nothing but a mapping shows it (LPA2)."""
+    with RemoteLive(made, machine, page, {}) as live:
+        return live.apply(Mmap(window + page, page, 3, 0x22)) > window
 
 
 def _exec_only(made: Machine, machine: str, page: int) -> bool:

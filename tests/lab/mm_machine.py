@@ -31,6 +31,7 @@ _RECORDED = (
     *("sys/kernel/osrelease", "version", "sys/vm/mmap_rnd_bits", "sys/vm/mmap_min_addr", "sys/vm/overcommit_memory"),
     *("sys/vm/max_map_count", "self/status", "self/maps", "self/mountinfo", "meminfo"),
 )
+_MEMORY_MIB = 1536
 _THP = "kernel/mm/transparent_hugepage/enabled"
 
 
@@ -125,15 +126,15 @@ def here(drivers: Path, place: Path) -> Iterator[Machine]:
 
 @contextmanager
 def machine(
-    kernel: Kernel, drivers: Path, files: Mapping[str, bytes], folder: Path, *, seconds: float, memory_mib: int = 1536
+    kernel: Kernel, drivers: Path, files: Mapping[str, bytes], folder: Path, *, seconds: float, large: bool = True
 ) -> Iterator[Machine]:
     """An emulated machine with `files` by absolute path, executable but in /etc; at most so many seconds. Its
-    console is `folder`/console. Raises Unavailable."""
+    console is `folder`/console. `large`: with all the bits of address that processors have. Raises Unavailable."""
     shape = _MACHINES[kernel.architecture]
     if shutil.which(shape.qemu) is None:
         raise Unavailable(f"needs {shape.qemu}; to force: apt-get install {shape.package}")
     (folder / "initramfs").write_bytes(_initramfs(kernel, drivers, files))
-    command = _command(kernel, folder, memory_mib)
+    command = _command(kernel, folder, large)
     pipe = subprocess.PIPE
     with (
         (folder / "qemu").open("wb") as errors,
@@ -148,18 +149,25 @@ def machine(
             process.kill()
 
 
-def _command(kernel: Kernel, folder: Path, memory_mib: int) -> Sequence[str]:
+def _command(kernel: Kernel, folder: Path, large: bool) -> Sequence[str]:
     shape = _MACHINES[kernel.architecture]
     # setpriv: should the tests be killed, the machine goes too.
     command = ["setpriv", "--pdeathsig", "KILL", shape.qemu, "-nodefaults", "-no-user-config", "-no-reboot"]
-    # LPA2 would open addresses above the window that the model knows (48 bits, with 16 KiB pages 47).
-    options = [f"{word},lpa2=off" if word == "max" else word for word in shape.options]
-    command += ["-accel", _accelerator(kernel.architecture), *options, "-smp", "1", "-m", str(memory_mib)]
+    options = [_with_addresses(word, large) for word in shape.options]
+    # With one processor the emulator makes a load and a store of an atomic access: a first write would fault as a read.
+    command += ["-accel", _accelerator(kernel.architecture), *options, "-smp", "2", "-m", str(_MEMORY_MIB)]
     command += ["-display", "none", "-serial", f"file:{folder}/console"]
     command += ["-kernel", str(kernel.image), "-initrd", f"{folder}/initramfs"]
     command += ["-append", f"console={shape.console} panic=-1 mitigations=off nokaslr quiet"]
     command += ["-device", "virtio-serial-pci", "-chardev", "stdio,id=lab,signal=off"]
     return [*command, "-device", "virtserialport,chardev=lab,name=lab,nr=1"]
+
+
+def _with_addresses(word: str, large: bool) -> str:
+    """A word of qemu's options: `max` is a processor with LPA2 unless that is said."""
+    if large:
+        return word.replace("la57=off", "la57=on")
+    return "max,lpa2=off" if word == "max" else word
 
 
 def _initramfs(kernel: Kernel, drivers: Path, files: Mapping[str, bytes]) -> bytes:

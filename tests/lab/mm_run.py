@@ -18,18 +18,20 @@ from typing import Any
 
 from elfolio.kernel.calls import Operation, UffdRegister, UffdUnregister
 from elfolio.kernel.mappable import Mappable
+from elfolio.kernel.mm import Mm
 from elfolio.kernel.model import apply
 from elfolio.live.host import file_system_of
 from tests.kernel import sequences
 from tests.kernel.oracle import Shown, shown_model
+from tests.kernel.test_mm_found import FOUND, MEMFD
 from tests.lab.kernels import Kernel
 from tests.lab.mm_cases import Share, run_cases
 from tests.lab.mm_execs import Guests, compare_program, gather
-from tests.lab.mm_kernels import LAB, lab_kernel
+from tests.lab.mm_kernels import LAB, SMALL, lab_kernel
 from tests.lab.mm_live import RemoteLive, Rules, open_files, rules_of, twin
-from tests.lab.mm_machine import Machine, build, machine, seconds_to_answer
+from tests.lab.mm_machine import MEMORY, TRUNCATE, Machine, build, machine, seconds_to_answer
 
-__all__ = ["Found", "run_sequences", "under"]
+__all__ = ["Found", "run_found", "run_sequences", "under"]
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _DEEPEST = 4
@@ -45,9 +47,13 @@ class Found:
     version: str
     machine: str
     page: int
+    bits: int
+    """Of an address."""
     boot_seconds: float
     seconds: float = 0.0
     cases: Share = field(default_factory=Share)
+    known: Share = field(default_factory=Share)
+    """Sequences of tests.kernel.test_mm_found."""
     operations: Share = field(default_factory=Share)
     execs: Share = field(default_factory=Share)
 
@@ -82,6 +88,32 @@ def run_sequences(made: Machine, rules: Rules, operations: int, seed: int = 0) -
             share.misses.append(f"seed {seed}: {miss}")
         seed += 1
     return share
+
+
+def run_found(made: Machine, rules: Rules) -> Share:
+    """The sequences in which model and kernel once differed, each as one."""
+    share = Share()
+    file = made.wish(MEMORY, payload=b"found")
+    made.wish(TRUNCATE, file, 10 * rules.policy.page_size)
+    for name, operations in FOUND.items():
+        with RemoteLive(made, rules.policy.machine, rules.policy.page_size, {MEMFD: file}) as live:
+            miss = _as_found(live, twin(live, rules), operations)
+        share.add(miss and f"{name}: {miss}")
+    return share
+
+
+def _as_found(live: RemoteLive, mm: Mm, operations: Sequence[Operation | str]) -> str:
+    for operation in operations:
+        if isinstance(operation, str):
+            live.fork()
+            mm = mm.fork()
+        else:
+            real, modelled = live.apply(operation), apply(mm, operation)
+            if real != modelled:
+                return f"{operation}: {real:#x} real, {modelled:#x} modelled"
+        if set(live.shown()) != set(shown_model(mm)):
+            return f"after {operation}: {_apart(live, mm)}"
+    return ""
 
 
 def _steps(source: random.Random, count: int) -> Iterator[sequences.Step]:
@@ -156,7 +188,8 @@ def under(name: str, operations: int, odd: int, seed: int = 0, *, seconds: float
         guests = gather(kernel.architecture, folder, odd)
         started = time.monotonic()
         try:
-            with machine(kernel, folder, guests.files, folder, seconds=seconds) as made:
+            large = name not in SMALL
+            with machine(kernel, folder, guests.files, folder, seconds=seconds, large=large) as made:
                 found = _everything(made, kernel, guests, operations, seed, folder)
         except (EOFError, BrokenPipeError) as error:
             raise RuntimeError(f"{error}: {(folder / 'console').read_text(errors='replace')[-2000:]}") from error
@@ -169,12 +202,15 @@ def _everything(made: Machine, kernel: Kernel, guests: Guests, operations: int, 
     kind, page = _MACHINES[kernel.architecture], made.page_size()
     rules = rules_of(made, kind, page, folder)
     release = made.read("/proc/sys/kernel/osrelease").decode().strip()
-    found = Found(release, ".".join(map(str, rules.policy.version)), kind, page, booted)
+    bits = (rules.host.task_size - 1).bit_length()
+    found = Found(release, ".".join(map(str, rules.policy.version)), kind, page, bits, booted)
     for program in guests.programs:
         miss = compare_program(made, program, rules)
         found.execs.add(miss and f"{program.path}: {miss}")
     if not seed:
         found.cases = run_cases(made, rules)
+    if page == 4096:  # they name addresses by such pages
+        found.known = run_found(made, rules)
     found.operations = run_sequences(made, rules, operations, seed)
     return found
 
@@ -183,7 +219,7 @@ if __name__ == "__main__":
     for word in sys.argv[1:2] or LAB:
         result = under(word, *(int(number) for number in sys.argv[2:] or ["1000", "100"]))
         print(result.release, result.version, f"booted in {result.boot_seconds:.1f} s, {result.seconds:.1f} s in all")
-        for part in ("cases", "operations", "execs"):
+        for part in ("cases", "known", "operations", "execs"):
             kept: Share = getattr(result, part)
             print(part, kept, *(f"\n  {miss}" for miss in kept.misses))
         print(dict(result.cases.kinds))
