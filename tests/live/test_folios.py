@@ -1,0 +1,292 @@
+"""live.folios: what stands behind a process's mappings, number by number against smaps, and against kpagecount."""
+
+import ctypes
+import mmap
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from elfolio.kernel.folio import UNSEEN, Kind
+from elfolio.live.folios import Mapped, ProcessFolios, VmaFolios, read_folios, runs_of
+from tests.live import slow_folios
+
+PAGE = mmap.PAGESIZE
+M = 1 << 20
+
+CHILD = r"""
+import ctypes, mmap, os, sys
+M = 1 << 20
+name = sys.argv[1]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+PRIVATE, SHARED, ANONYMOUS, READ, WRITE = 2, 1, 0x20, 1, 3
+
+def here(size, prot, flags, fd=-1, touched=True, advice=None):
+    room = libc.mmap(None, size + 4 * M, 0, PRIVATE | ANONYMOUS, -1, 0)
+    at = (room + 2 * M - 1) // (2 * M) * 2 * M
+    assert libc.mmap(at, size, prot, flags | 0x10, fd, 0) == at
+    if advice is not None:
+        libc.madvise(at, size, advice)
+    for page in range(at, at + size, 4096) if touched else ():
+        if prot == WRITE:
+            ctypes.memset(page, 7, 1)
+        else:
+            ctypes.string_at(page, 1)
+    return at
+
+made = {}
+made["small"] = here(M, WRITE, PRIVATE | ANONYMOUS, advice=15)
+made["huge"] = here(4 * M, WRITE, PRIVATE | ANONYMOUS, advice=14)
+made["zero"] = here(M, READ, PRIVATE | ANONYMOUS, advice=15)
+made["untouched"] = here(64 * M, WRITE, PRIVATE | ANONYMOUS, touched=False)
+fd = os.open(name, os.O_RDWR)
+made["file"] = here(4 * M, READ, PRIVATE, fd)
+made["copied"] = here(2 * M, WRITE, PRIVATE, fd)
+memory = os.memfd_create("folios")
+os.ftruncate(memory, 2 * M)
+made["shmem"] = here(2 * M, WRITE, SHARED, memory)
+made["sparse"] = here(8 * M, WRITE, PRIVATE | ANONYMOUS, touched=False, advice=15)
+for page in range(0, 8 * M, 64 * 4096):
+    ctypes.memset(made["sparse"] + page, 1, 1)
+if os.fork() == 0:  # what both have is shared
+    import signal
+    ctypes.CDLL(None).prctl(1, 9)
+    signal.pause()
+ctypes.memset(made["small"], 1, M // 2)
+print(*(f"{key}={value:x}" for key, value in made.items()), flush=True)
+import signal
+signal.pause()
+"""
+
+
+class Process:
+    """A child with mappings of every sort, which touches none of them any more."""
+
+    def __init__(self, pid: int, made: dict[str, int]) -> None:
+        self.pid = pid
+        self.made = made
+
+    def of(self, found: ProcessFolios, name: str) -> VmaFolios:
+        """The mapping of that name."""
+        return next(one for one in found.vmas if one.vma.start <= self.made[name] < one.vma.end)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Process]:
+    """One for all tests: it does not change."""
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        for _ in range(2):
+            file.write(b"\x11" * 2 * M)
+        os.fsync(file.fileno())
+        words = [sys.executable, "-c", CHILD, file.name]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+            assert child.stdout is not None
+            try:
+                line = child.stdout.readline()
+                os.killpg(child.pid, signal.SIGSTOP)
+                while set(states(child.pid)) != {"T"}:
+                    time.sleep(0.01)
+                yield Process(child.pid, {k: int(v, 16) for k, _, v in (word.partition("=") for word in line.split())})
+            finally:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+def states(pid: int) -> Iterator[str]:
+    """Of a process and its children, as /proc/PID/stat has them."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for one in (str(pid), *children):
+        yield Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def smaps(pid: int) -> dict[int, dict[str, int]]:
+    """smaps' numbers in bytes, by a mapping's start."""
+    found: dict[int, dict[str, int]] = {}
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if head := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
+            items = found.setdefault(int(head[1], 16), {})
+        elif item := re.match(r"(\w+): +(\d+) kB", line):
+            items[item[1]] = int(item[2]) * 1024
+    return found
+
+
+def figures(one: VmaFolios) -> dict[str, int | None]:
+    """Under the names of smaps."""
+    return {
+        "Rss": one.rss,
+        "Pss": one.pss,
+        "Anonymous": one.anonymous,
+        "Swap": one.swapped,
+        "KSM": one.bytes(Kind.KSM),
+        "AnonHugePages": huge(one, Kind.ANON, Kind.ZERO),
+        "ShmemPmdMapped": huge(one, Kind.SHMEM, Kind.ANON),
+        "FilePmdMapped": huge(one, Kind.FILE, Kind.SHMEM),
+    }
+
+
+def huge(one: VmaFolios, kind: Kind, without: Kind) -> int:
+    return sum(s.pages for s in one.sums if s.kind & Kind.PMD and s.kind & kind and not s.kind & without) * one.page
+
+
+@pytest.mark.root
+def test_every_number_is_that_of_smaps(process: Process) -> None:
+    """Rss, Anonymous, Swap, KSM and the three sorts of huge mappings are equal to smaps' in every mapping; Pss where
+    nobody else maps it."""
+    found, truth = read_folios(process.pid), smaps(process.pid)
+    if "PAGEMAP_SCAN" not in found.how:
+        pytest.skip("this kernel's pagemap does not tell huge mappings: Linux 6.7 does")
+    own = set(process.made.values())
+    for one in found.vmas:
+        if one.vma.name == "[vsyscall]":
+            continue
+        mine, theirs = figures(one), truth[one.vma.start]
+        names = [name for name in mine if name in theirs and (name != "Pss" or one.vma.start in own)]
+        assert {name: mine[name] for name in names} == {name: theirs[name] for name in names}, one.vma.name
+    assert sum(one.rss for one in found.vmas) > 10 * M
+
+
+@pytest.mark.root
+def test_each_sort_of_memory_is_told_apart(process: Process) -> None:
+    """Anonymous, file, tmpfs, copied, zero page, shared with a child, never touched."""
+    found = read_folios(process.pid)
+    small, zero, copied = (process.of(found, name) for name in ("small", "zero", "copied"))
+    assert (small.anonymous, small.shared, small.file, small.orders()) == (M, M // 2, 0, {0: M})
+    assert (zero.zero, zero.rss, zero.orders()) == (M, 0, {})
+    assert (copied.anonymous, copied.file) == (2 * M, 0)
+    shmem, file = process.of(found, "shmem"), process.of(found, "file")
+    assert (shmem.bytes(Kind.SHMEM), shmem.anonymous, shmem.file) == (2 * M, 0, 2 * M)
+    assert (file.file, file.bytes(Kind.SHMEM), file.bytes(Kind.DIRTY)) == (4 * M, 0, 0)
+    untouched = process.of(found, "untouched")
+    assert (untouched.sums, untouched.rss, untouched.pss) == ((), 0, 0)
+    assert process.of(found, "sparse").rss == 32 * PAGE
+
+
+@pytest.mark.root
+def test_orders_are_those_that_a_slow_reader_counts(process: Process) -> None:
+    """Page for page, in every mapping that was made, the order is that of a reader that counts heads and tails."""
+    found = read_folios(process.pid)
+    for name in ("small", "huge", "copied", "shmem", "sparse"):
+        vma = process.of(found, name).vma
+        seen: dict[int, int] = {}
+        for run in runs_of(process.pid, vma):
+            seen |= dict.fromkeys(range(run.start, run.end), run.order)
+        for page in range(vma.start // PAGE, min(vma.end, vma.start + 2 * M) // PAGE, 7):
+            entry = slow_folios.word(f"/proc/{process.pid}/pagemap", page)
+            truth = slow_folios.order_of(entry & ((1 << 55) - 1)) if entry >> 63 else None
+            assert seen.get(page) == truth, (name, page)
+
+
+@pytest.mark.root
+def test_sums_are_the_runs_added_up(process: Process) -> None:
+    """The two results of the C core agree, in pages and in folios."""
+    for one in read_folios(process.pid).vmas:
+        if one.vma.name == "[vsyscall]":
+            continue
+        runs: dict[tuple[int, Kind], list[int]] = {}
+        for run in runs_of(process.pid, one.vma):
+            counts = runs.setdefault((run.order, run.kind), [0, 0])
+            counts[0] += run.pages
+            counts[1] += run.folios
+        assert runs == {(s.order, s.kind): [s.pages, s.folios] for s in one.sums}
+
+
+@pytest.mark.root
+def test_shared_is_kpagecount_above_one(process: Process) -> None:
+    """Page for page, SHARED is what kpagecount says."""
+    vma = process.of(read_folios(process.pid), "small").vma
+    for run in runs_of(process.pid, vma):
+        for page in range(run.start, run.end, 5):
+            frame = slow_folios.word(f"/proc/{process.pid}/pagemap", page) & ((1 << 55) - 1)
+            assert bool(run.kind & Kind.SHARED) == (slow_folios.word("/proc/kpagecount", frame) > 1)
+
+
+@pytest.mark.root
+def test_what_could_be_contiguous_ptes(process: Process) -> None:
+    """On a machine with runs of 16 PTEs, blocks of 64 KiB that lie in one folio, aligned, count; smaller folios never.
+    Asked for on this machine too: the rule is arithmetic."""
+    found = read_folios(process.pid, cont=16)
+    for name in ("small", "sparse"):
+        assert process.of(found, name).mapped()[Mapped.CONTPTE] == 0
+    file = process.of(found, "file")
+    large = sum(size for order, size in file.orders().items() if order >= 4)
+    assert file.mapped()[Mapped.CONTPTE] + file.mapped()[Mapped.PMD] == large
+    assert sum(file.mapped().values()) == file.rss
+
+
+@pytest.mark.root
+def test_a_huge_folio_that_a_mapping_sees_a_part_of(process: Process) -> None:
+    """A folio's order is its own where a mapping has only its middle, and it counts as one."""
+    found = read_folios(process.pid)
+    vma = process.of(found, "huge").vma
+    if 9 not in process.of(found, "huge").orders():
+        pytest.skip("no huge page was given: transparent huge pages are switched off, or memory is in pieces")
+    run = next(run for run in runs_of(process.pid, vma) if run.order == 9)
+    start = (run.start + 3) * PAGE
+    part = type(vma)(type(vma.start)(start), type(vma.end)(start + 5 * PAGE), vma.flags)
+    assert [(run.pages, run.order, run.folios) for run in runs_of(process.pid, part)] == [(5, 9, 1)]
+
+
+AS_NOBODY = """
+import ctypes, mmap, os, sys
+from elfolio.live.folios import read_folios
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE
+with mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(0, 1 << 20, 4096):
+        memory[page] = 1
+    for page in range(1 << 20, 2 << 20, 4096):
+        memory[page]
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    found = read_folios(os.getpid())
+    one = next(one for one in found.vmas if one.vma.start <= address < one.vma.end)
+    print(one.rss >> 20, one.anonymous >> 20, one.zero >> 20, one.orders(), one.pss == one.rss, found.hidden[:27])
+    os._exit(0) if sys.stdout.flush() is None else None
+"""
+
+
+@pytest.mark.root
+def test_without_privilege(process: Process) -> None:
+    """One's own process: what is there and of what sort is told, orders are not; another's is refused."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", AS_NOBODY]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"1 1 1 {{{UNSEEN}: {M}}} True the orders of folios below")
+
+
+def test_one_s_own_process_is_seen() -> None:
+    """Without any privilege the sums come to smaps' Rss and Anonymous in a mapping that nobody touches."""
+    fd = os.memfd_create("own")
+    os.ftruncate(fd, 4 * M)
+    with mmap.mmap(fd, 4 * M, mmap.MAP_PRIVATE) as memory:
+        os.close(fd)
+        for page in range(0, 2 * M, PAGE):
+            memory[page] = 1
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        found = read_folios(os.getpid())
+        truth = smaps(os.getpid())[address]
+    one = next(one for one in found.vmas if one.vma.start == address)
+    assert (one.rss, one.anonymous) == (truth["Rss"], truth["Anonymous"]) == (2 * M, 2 * M)
+
+
+def test_a_process_that_is_gone() -> None:
+    """ProcessLookupError, whether before or while its mappings are read."""
+    with pytest.raises(ProcessLookupError):
+        read_folios(2**22 + 1)
+    with pytest.raises(ProcessLookupError):
+        read_folios(2**22 + 1, [])
+
+
+def test_an_empty_list_of_mappings() -> None:
+    """Nothing asked, nothing read."""
+    assert read_folios(os.getpid(), []).vmas == ()
