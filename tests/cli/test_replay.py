@@ -1,5 +1,6 @@
 """`elfolio replay`: what it prints of traces, what it records, and how it refuses."""
 
+import html
 import json
 import os
 import re
@@ -109,9 +110,39 @@ def test_the_text_and_the_page(log: str, tmp_path: Path) -> None:
     ):
         assert part.encode() in done.stdout
     text = page.read_text()
-    assert text.count("<polyline") == 2
+    assert text.count("<polyline") == 4  # two lanes, on wide screens and narrow ones
     assert "linux-6.18, all written" in text
     assert not re.search(r"(?:src|href)=.?(?:https?:)?//", text)
+
+
+def test_text_page_and_object_have_the_same_figures(log: str, tmp_path: Path) -> None:
+    """What the JSON object says of programs, rules and what the trace lacks, text and page say too; policies that have
+    the same to show share a line of the chart and a section."""
+    page, hurt = tmp_path / "page.html", tmp_path / "log"
+    hurt.write_text(
+        Path(log).read_text() + "1 munmap(0x1000, 4096)\n1 mlockall(MCL_CURRENT) = 0\n1 shmdt(0x1000) = 0\n"
+    )
+    words = ("--policy", "linux-6.12", "--policy", "linux-6.18", str(hurt))
+    found = json.loads(replayed("--json", *words).stdout)
+    text = replayed("--html", str(page), *words).stdout.decode()
+    drawn = html.unescape(re.sub(r"<[^>]*>", "\n", page.read_text()))
+    cells = drawn.split("\n")
+    lane = found["lanes"][0]
+    for shown in (text, drawn):
+        assert found["problems"][0] in shown
+        for said in ("1 lines could not be read", "left out: 1 shmdt", "the truth lies between"):
+            assert said in " ".join(shown.split())
+    for program in lane["programs"]:
+        figures = [str(program[name]) for name in ("processes", "operations", "peak", "vmas", "merged")]
+        assert re.search(r" +".join(figures), text)
+        assert set(figures) < set(cells)
+    for name in {*lane["missed"], *lane["programs"][0]["apart"]}:
+        counts = [str(lane["missed"].get(name, 0)), str(lane["programs"][0]["apart"].get(name, 0))]
+        assert re.search(rf"^{name} +{counts[0]} +{counts[1]} ", text, re.M)
+        at = cells.index(name, cells.index("because"))
+        assert [cell for cell in cells[at : at + 8] if cell][1:3] == counts
+    assert page.read_text().count("<polyline") == 2 * len({str(lane["points"]) for lane in found["lanes"]}) < 8
+    assert drawn.count("KSM may look at") < 1 + len(found["lanes"])
 
 
 def test_bounds_that_agree_are_one_column(tmp_path: Path) -> None:

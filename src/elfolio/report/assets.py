@@ -14,7 +14,8 @@ STYLE = """\
   --panel: #1c2229; --r: #5b97d8; --rx: #e2954a; --rw: #52b380; --rwx: #dd6a92; --none: #67717d; --good: #5cc48d;
   --warn: #e0a04a; --bad: #f2827b; --accent: #7db4ee; } }
 @media print { :root { --ink: #000; --soft: #444; --paper: #fff; --line: #bbb; --panel: #fff; }
-  th button::after { content: none !important; } .scroll { overflow: visible !important; } }
+  th button::after { content: none !important; } .scroll { overflow: visible !important; }
+  pre { max-height: none !important; } }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 76rem; margin: 0 auto; padding: 1.5rem clamp(0.75rem, 3vw, 2.5rem) 4rem; }
@@ -22,7 +23,7 @@ h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 0.6rem; }
 .lead { font-size: 1.1rem; color: var(--soft); margin: 0.4rem 0 0; max-width: 60rem; }
 pre, code, .mono { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.86em; }
-pre { margin: 0.3rem 0; padding: 0.5rem 0.7rem; overflow-x: auto; background: var(--panel);
+pre { margin: 0.3rem 0; padding: 0.5rem 0.7rem; max-height: 30rem; overflow: auto; background: var(--panel);
   border: 1px solid var(--line); border-radius: 6px; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0.2rem 1.5rem;
   margin: 1rem 0; }
@@ -40,12 +41,14 @@ svg .hot:hover > *, svg .hot:focus > * { stroke: var(--ink); stroke-width: 1.6; 
 .p-none { fill: var(--none); } .faint { fill-opacity: 0.22; } .good-fill { fill: var(--good); }
 .warn-fill { fill: var(--rx); } .bad-fill { fill: var(--none); }
 .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
+.scroll { overflow-x: auto; margin-bottom: 1.2rem; }
+table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
 caption { text-align: left; color: var(--soft); padding-bottom: 0.3rem; }
 th, td { text-align: left; padding: 0.28rem 0.7rem 0.28rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.mono { white-space: nowrap; }
+th[scope=row] { font-weight: inherit; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 th button::after { content: " \\2195"; color: var(--none); }

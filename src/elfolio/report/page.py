@@ -11,7 +11,7 @@ from typing import NewType
 
 from elfolio.report.assets import SCRIPT, STYLE
 
-__all__ = ["Cell", "Markup", "code", "facts", "figure", "heading", "paragraph", "render", "table", "text"]
+__all__ = ["Cell", "Markup", "code", "comparison", "facts", "figure", "heading", "paragraph", "render", "table", "text"]
 
 Markup = NewType("Markup", str)
 
@@ -58,6 +58,23 @@ def figure(picture: Markup, caption: str) -> Markup:
     return Markup(f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>\n")
 
 
+def comparison(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """A row for each figure, named in its first field, and a column for each of what is compared; a figure that differs
+    from the first is marked."""
+    head = "".join(
+        f'<th scope="col"{_numeric(at > 0)}>{escape(name) or "<span></span>"}</th>' for at, name in enumerate(columns)
+    )
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(_compared(value, values[0]) for value in values)}</tr>\n'
+        for name, *values in rows
+    )
+    return _scrolled(caption, head, lines)
+
+
+def _compared(value: str, first: str) -> str:
+    return _cell(Cell(value, mark=None if value in (first, "-") else "warn"), True)
+
+
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> Markup:
     """A table that a click on a column's name sorts; a column of numbers stands to the right."""
     body = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
@@ -69,6 +86,10 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell | s
     lines = "".join(
         f"<tr>{''.join(_cell(cell, right) for cell, right in zip(row, numeric, strict=True))}</tr>\n" for row in body
     )
+    return _scrolled(caption, head, lines)
+
+
+def _scrolled(caption: str, head: str, lines: str) -> Markup:
     return Markup(
         f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n"

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
-from elfolio.report.replay import LaneReport, Report
+from elfolio.report.replay import LaneReport, Reason, Report
 
-__all__ = ["TOUCHING", "as_text", "lane_name", "side_by_side", "verdict"]
+__all__ = ["as_text", "bounds", "differences", "gaps", "lane_name", "lane_names", "side_by_side", "why"]
 
 TOUCHING = {"traced": "", "none": ", none written", "all": ", all written"}
 """Which memory counts as written, behind a policy's name."""
@@ -15,7 +15,7 @@ _MOST = 10
 def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
     """All lanes side by side, then each program, then what was wrong."""
     lines = list(_head(report, width, ink))
-    names, *rows = _narrow(side_by_side(report))
+    names, *rows = side_by_side(report)
     lines += ["", *columns(names, rows, right=" " + "r" * (len(names) - 1), ink=ink)]
     lines += ["", *_programs(report["lanes"][0], ink)]
     lines += ["", *_why(report, ink)]
@@ -35,8 +35,24 @@ def lane_name(lane: LaneReport) -> str:
     return f"{lane['policy']}{' with KSM' if lane['memory_merge'] else ''}{TOUCHING[lane['touching']]}"
 
 
+def lane_names(lanes: Sequence[LaneReport]) -> str:
+    """Those of several that have the same to show, `either way` for both bounds of one."""
+    names = list(map(lane_name, lanes))
+    for name in names[:]:
+        other = name.removesuffix(TOUCHING["none"]) + TOUCHING["all"]
+        if name.endswith(TOUCHING["none"]) and other in names:
+            names[names.index(name)] = name.removesuffix(TOUCHING["none"]) + ", either way"
+            names.remove(other)
+    return " and ".join(names)
+
+
 def side_by_side(report: Report) -> list[tuple[str, ...]]:
-    """A row of names, then one for each figure, with a column for each lane."""
+    """A row of names, then one for each figure, with a column for each lane; without the second of two bounds that
+    agree in everything."""
+    return _narrow(_all_lanes(report))
+
+
+def _all_lanes(report: Report) -> list[tuple[str, ...]]:
     lanes = report["lanes"]
     first = [lane["programs"] for lane in lanes]
     rows: list[tuple[str, ...]] = [("", *map(lane_name, lanes))]
@@ -52,7 +68,7 @@ def side_by_side(report: Report) -> list[tuple[str, ...]]:
     rows.append(("KSM may look at", *(size(max((p["mergeable"] for p in of), default=0)) for of in first)))
     rows.append(("calls answered otherwise", *(str(lane["different"]) for lane in lanes)))
     if any(p["checked"] for of in first for p in of):
-        rows.append(("processes with the real VMAs at the end", *map(verdict, lanes)))
+        rows.append(("processes with the real VMAs at the end", *map(_verdict, lanes)))
     if any(lane["assumed_bytes"] for lane in lanes):
         rows.append(("not shown, taken for private memory", *(size(lane["assumed_bytes"]) for lane in lanes)))
     return rows
@@ -64,7 +80,6 @@ def _entries(lane: LaneReport) -> str:
 
 
 def _narrow(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Without the second of two bounds that agree in everything."""
     columns_ = list(zip(*rows, strict=True))
     kept = [columns_[0]]
     for column in columns_[1:]:
@@ -76,7 +91,7 @@ def _narrow(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return list(zip(*kept, strict=True))
 
 
-def verdict(lane: LaneReport) -> str:
+def _verdict(lane: LaneReport) -> str:
     """Of how many processes the model has the real VMAs; nothing was real under a flag that was not set."""
     if lane["memory_merge"]:
         return "-"
@@ -86,24 +101,33 @@ def verdict(lane: LaneReport) -> str:
 
 def _head(report: Report, width: int, ink: Ink) -> Iterator[str]:
     yield ink("strong", plain(report["trace"]))
-    said = f"{report['format']}, {report['lines']} lines, {report['calls']} calls that concern memory"
-    if report["unreadable"]:
-        said += f"; {report['unreadable']} lines could not be read"
-    if report["left_out"]:
-        said += f"; left out: {_counts(report['left_out'])}"
-    if report["assumed_openings"]:
-        said += f"; of {report['assumed_openings']} file mappings it is not said which opening they are of"
-    if report["assumed_threads"]:
-        said += f"; {report['assumed_threads']} calls of clone3 are taken for threads: what they made is not said"
-    if report["foreign"]:
-        said += f"; of another architecture and not recorded: {report['foreign']} programs"
-    if report["lost_faults"]:
-        said += f"; {report['lost_faults']} page faults were lost"
-    yield from wrapped(said, width, "  ")
+    read = f"{report['format']}, {report['lines']} lines, {report['calls']} calls that concern memory"
+    yield from wrapped("; ".join([read, *gaps(report)]), width, "  ")
+    for words in bounds(report):
+        yield from wrapped(words, width, "  ")
+
+
+def gaps(report: Report) -> list[str]:
+    """What the trace does not have, or does not say: a clause each."""
+    clauses = {
+        "{} lines could not be read": report["unreadable"],
+        "left out: {}": _counts(report["left_out"]),
+        "of {} file mappings it is not said which opening they are of": report["assumed_openings"],
+        "{} calls of clone3 are taken for threads: what they made is not said": report["assumed_threads"],
+        "programs of another architecture, not recorded: {}": report["foreign"],
+        "{} page faults were lost": report["lost_faults"],
+    }
+    return [clause.format(value) for clause, value in clauses.items() if value]
+
+
+def bounds(report: Report) -> list[str]:
+    """What it does not say of written memory, and what is done about that."""
+    found = []
     if report["faults"] == "none" and any(lane["touching"] == "none" for lane in report["lanes"]):
-        yield from wrapped(_BOUNDS, width, "  ")
+        found.append(_BOUNDS)
     if report["faults"] == "user":
-        yield from wrapped(_USER, width, "  ")
+        found.append(_USER)
+    return found
 
 
 _BOUNDS = (
@@ -133,23 +157,25 @@ def _programs(lane: LaneReport, ink: Ink) -> Iterator[str]:
     ]
     head = ("processes", "operations", "peak", "at the end", "merged", "not merged", "mapped", "program")
     yield from columns(head, rows, right="rrrrrrr", ink=ink)
+    if len(lane["programs"]) > _MOST:
+        yield f"and {len(lane['programs']) - _MOST} more"
+
+
+def why(lane: LaneReport, reasons: Mapping[str, Reason]) -> list[tuple[str, int, int, str, str]]:
+    """Each rule that kept neighbours apart: its name, merges that it hindered, pairs that it keeps apart at the end of
+    the process with most VMAs, what it says, its source."""
+    names = dict.fromkeys([*lane["missed"], *(name for p in lane["programs"] for name in p["apart"])])
+    largest = lane["programs"][0]["apart"] if lane["programs"] else {}
+    known = {name: reasons.get(name, Reason(text=_CHANCE, source="")) for name in names}
+    return [
+        (name, lane["missed"].get(name, 0), largest.get(name, 0), known[name]["text"], known[name]["source"])
+        for name in names
+    ]
 
 
 def _why(report: Report, ink: Ink) -> Iterator[str]:
-    lane = report["lanes"][0]
-    names = dict.fromkeys([*lane["missed"], *(name for p in lane["programs"] for name in p["apart"])])
-    largest = lane["programs"][0]["apart"] if lane["programs"] else {}
     yield ink("strong", "Why neighbours are two")
-    rows = [
-        (
-            name,
-            str(lane["missed"].get(name, 0)),
-            str(largest.get(name, 0)),
-            report["reasons"][name]["text"] if name in report["reasons"] else _CHANCE,
-            report["reasons"][name]["source"] if name in report["reasons"] else "",
-        )
-        for name in names
-    ]
+    rows = [tuple(map(str, row)) for row in why(report["lanes"][0], report["reasons"])]
     yield from columns(("rule", "missed", "in the largest", "because", "source"), rows, right=" rr", ink=ink)
 
 
@@ -158,9 +184,16 @@ _CHANCE = "nothing does: they became alike after they were made, and only a chan
 
 def _differences(lane: LaneReport, width: int, ink: Ink) -> Iterator[str]:
     yield ink("warning", f"{lane['different']} calls that {lane['policy']} would have answered otherwise")
-    for d in lane["differences"][:_MOST]:
-        said = f"line {d['line']}: {d['operation']}: {_answer(d['traced'])}, in the model {_answer(d['modelled'])}"
-        yield from wrapped(said, width, "  ")
+    for words in differences(lane)[:_MOST]:
+        yield from wrapped(words, width, "  ")
+
+
+def differences(lane: LaneReport) -> list[str]:
+    """The first calls that the model would have answered otherwise."""
+    return [
+        f"line {d['line']}: {d['operation']}: {_answer(d['traced'])}, in the model {_answer(d['modelled'])}"
+        for d in lane["differences"]
+    ]
 
 
 def _answer(value: int) -> str:
