@@ -313,6 +313,15 @@ def test_a_heap_and_the_flag(name: str, merged: bool) -> None:
     assert all(area.flags & VmFlags.MERGEABLE for area in heap)
 
 
+@pytest.mark.parametrize(("name", "found"), [("linux-6.0", [(0, 2)]), ("linux-6.1", [(0, 1), (1, 2)])])
+def test_a_heap_behind_other_memory(name: str, found: list[tuple[int, int]]) -> None:
+    """Up to 6.0 the heap joins what lies below its start, a program's zeroes say; later it does not."""
+    mm = _mm(name)
+    mm.start_brk = mm.brk = _A + _P
+    assert _do(mm, Mmap(_A, _P, 3, _FIXED), Brk(_A + 2 * _P)) == [_A, _A + 2 * _P]
+    assert _arena(mm) == found
+
+
 @pytest.mark.parametrize(("name", "after_exec"), [("linux-6.5", False), ("linux-6.7", True)])
 def test_fork_and_exec_inherit(name: str, after_exec: bool) -> None:
     """A fork's child merges as its parent does; an exec'd program from 6.7 on, but for its stack and vdso."""

@@ -1,6 +1,6 @@
-"""kernel.mapping_calls: mmap, munmap and brk. In: Mm, an operation. Out: what the call returns, or -errno.
+"""kernel.mapping_calls: mmap and munmap. In: Mm, an operation. Out: what the call returns, or -errno.
 
-do_mmap and the brk system call (mm/mmap.c), __mmap_region and do_brk_flags (mm/vma.c; mm/mmap.c up to 6.10).
+do_mmap (mm/mmap.c), __mmap_region (mm/vma.c; mm/mmap.c up to 6.10).
 """
 
 from errno import EACCES, EAGAIN, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EPERM
@@ -24,17 +24,17 @@ from elfolio.kernel.abi import (
     MAP_TYPE,
 )
 from elfolio.kernel.areas import Area
-from elfolio.kernel.calls import Brk, Mmap, Munmap
+from elfolio.kernel.calls import Mmap, Munmap
 from elfolio.kernel.faults import beyond, populate
 from elfolio.kernel.ksm import early, marked
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.merging import VM_SPECIAL, Given
 from elfolio.kernel.mm import Mm
-from elfolio.kernel.placement import guarded_start, place
+from elfolio.kernel.placement import place
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.vmflags import VmFlags
 
-__all__ = ["brk", "deny_write_exec", "enough_memory", "may_lock", "mmap", "munmap", "region"]
+__all__ = ["deny_write_exec", "enough_memory", "may_lock", "mmap", "munmap", "region"]
 
 _READ, _WRITE, _EXEC = int(VmFlags.READ), int(VmFlags.WRITE), int(VmFlags.EXEC)
 _SHARED, _MAYSHARE = int(VmFlags.SHARED), int(VmFlags.MAYSHARE)
@@ -271,51 +271,3 @@ def munmap(mm: Mm, op: Munmap) -> int:
         return -EINVAL
     length = mm.align(length)
     return mm.unmap(start, start + length) if length else -EINVAL
-
-
-def brk(mm: Mm, op: Brk) -> int:
-    """brk(2): the break, which is the old one where the new cannot be had."""
-    address = op.address
-    if address < mm.start_brk:
-        return mm.brk
-    new, old = mm.align(address), mm.align(mm.brk)
-    if new == old:
-        mm.brk = address
-        return address
-    if address <= mm.brk:
-        area = mm.areas.find(new)
-        if area is None or area.start >= old or mm.unmap(new, old):
-            return mm.brk
-        mm.brk = address
-        return address
-    if _brk_grows(mm, old, new):
-        mm.brk = address
-    return mm.brk
-
-
-def _brk_grows(mm: Mm, old: int, new: int) -> bool:
-    size = new - old
-    if size < 0 or not may_lock(mm, mm.def_flags, size) or new > mm.host.task_size:
-        return False
-    after = mm.areas.find(old)
-    if after is not None and new + mm.page > guarded_start(mm, after):
-        return False
-    before = after.prev if after is not None else mm.areas.last()
-    vm = _READ | _WRITE | _MAY | _ACCOUNT | mm.def_flags | (_EXEC if mm.read_implies_exec else 0)
-    if mm.merge_any and early(mm, None):
-        vm = marked(mm, vm, None)
-    if beyond(mm, size) or mm.count > mm.limits.max_map_count or not enough_memory(mm, size):
-        return False
-    area = None
-    if before is not None and before.end == old and before.end > mm.start_brk:
-        area = mm.merge_new(Given(old, new, vm, old, None, old), before, None, below_only=True)
-    if area is None:
-        area = Area(old, new, vm, old, None, old)
-        mm.areas.insert(area)
-    if mm.merge_any and not early(mm, None):
-        area.flags = marked(mm, area.flags, None)
-    mm.total += size
-    if vm & _LOCKED:
-        mm.locked += size
-        populate(mm, old, new)
-    return True

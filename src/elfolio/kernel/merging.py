@@ -74,7 +74,7 @@ SIDES = SIDES._replace(source="can_vma_merge_right (mm/vma.c)")
 class Rules:
     """The switches that merging asks, read once."""
 
-    __slots__ = ("anon_pgoff", "close", "copied_from", "ignored", "sticky", "unfaulted_target")
+    __slots__ = ("anon_pgoff", "brk_below_only", "close", "copied_from", "ignored", "sticky", "unfaulted_target")
 
     def __init__(self, policy: Policy) -> None:
         sticky = _SOFTDIRTY | _MAYBE_GUARD if policy["sticky_flags"] else _SOFTDIRTY
@@ -84,6 +84,7 @@ class Rules:
         self.unfaulted_target = bool(policy["merge_unfaulted_target"])
         self.copied_from = bool(policy["mremap_copied_from_fork_check"])
         self.anon_pgoff = bool(policy["anon_pgoff"])
+        self.brk_below_only = bool(policy["brk_below_only"])
 
 
 class Given(NamedTuple):

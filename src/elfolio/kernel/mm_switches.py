@@ -117,6 +117,14 @@ MM_SWITCHES = (
         (((0,), "any"), ((6, 5), "next"), ((6, 12), "removed")),
     ),
     Switch(
+        "brk_below_only",
+        "a program's zero fill is joined to the mapping below it only, the heap to nothing but itself; before, the one "
+        "to that above too, the other to what lies below",
+        "do_brk_flags (mm/mmap.c, mm/vma.c)",
+        "read in 5.10.223 (vma_merge), 6.1.192, 6.12.107, 7.2.13",
+        (((0,), False), ((6, 1), True)),
+    ),
+    Switch(
         "merge_unfaulted_target",
         "a faulted mapping may merge into an unfaulted neighbour unless it is a fork child's; before, the neighbour's "
         "anon_vma_chain had to have exactly one entry, which an unfaulted one has not",

@@ -9,9 +9,10 @@ from typing import Any
 
 from elfolio.kernel import calls
 from elfolio.kernel.abi import ADVICE
+from elfolio.kernel.brk import brk
 from elfolio.kernel.faults import prepare, touch
 from elfolio.kernel.madvising import madvise, name_vma
-from elfolio.kernel.mapping_calls import brk, mmap, munmap
+from elfolio.kernel.mapping_calls import mmap, munmap
 from elfolio.kernel.mm import Mm
 from elfolio.kernel.prctls import prctl
 from elfolio.kernel.protection import mlock, mlockall, mprotect, mseal, munlock, munlockall
