@@ -3,7 +3,7 @@
 do_mmap (mm/mmap.c), __mmap_region (mm/vma.c; mm/mmap.c up to 6.10).
 """
 
-from errno import EACCES, EAGAIN, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EPERM
+from errno import EACCES, EAGAIN, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 
 from elfolio.kernel.abi import (
     MAP_ANONYMOUS,
@@ -47,6 +47,8 @@ _HUGETLB = int(VmFlags.HUGETLB)
 _DROPPED = int(VmFlags.DROPPABLE | VmFlags.NORESERVE | VmFlags.WIPEONFORK | VmFlags.DONTDUMP)
 _LEGACY = 0x1FFFFF & ~MAP_SYNC & ~MAP_FIXED_NOREPLACE | MAP_HUGETLB | 0x3F << 26
 """LEGACY_MAP_MASK (include/linux/mman.h): what MAP_SHARED_VALIDATE knows without MAP_SYNC."""
+_END_OF_FILES = 1 << 63
+"""One above MAX_LFS_FILESIZE (include/linux/fs.h): no mapping of a file reaches it (file_mmap_ok)."""
 
 
 def may_lock(mm: Mm, flags: int, length: int) -> bool:
@@ -112,6 +114,8 @@ def mmap(mm: Mm, op: Mmap) -> int:
         vm = _anonymous_kind(mm, flags, vm)
         offset = address if flags & MAP_TYPE != MAP_SHARED else 0
     else:
+        if offset + length >= _END_OF_FILES and file.kind != "device":
+            return -EOVERFLOW
         vm = _file_kind(file, flags, prot, vm)
     if vm < 0:
         return vm
