@@ -35,7 +35,7 @@ static int64_t touch(uint64_t start, uint64_t length, int write)
         return -EFAULT;
     volatile uint64_t at = start & ~(page - 1);
     for (uint64_t left = ((start & (page - 1)) + length + page - 1) / page; left; left--, at += page) {
-        volatile unsigned char *byte = (volatile unsigned char *)at;
+        volatile unsigned char *byte = (volatile unsigned char *)(uintptr_t)at;
         if (write)
             __atomic_fetch_or(byte, 0, __ATOMIC_SEQ_CST);
         else
@@ -50,7 +50,7 @@ static int64_t fill(volatile uint64_t start, uint64_t length, uint64_t first, ui
     if (sigsetjmp(faulted, 1))
         return -EFAULT;
     for (volatile uint64_t n = 0; n < length / page; n++) {
-        volatile unsigned char *byte = (volatile unsigned char *)(start + n * page);
+        volatile unsigned char *byte = (volatile unsigned char *)(uintptr_t)(start + n * page);
         unsigned char want = step ? (first + n) % 251 + 1 : first;
         if (!compare)
             *byte = want;
@@ -119,8 +119,9 @@ static int64_t call(const uint64_t *w)
         return name(w[1], w[2], w[3]);
     }
     errno = 0;
-    long result = syscall(w[0], w[1], w[2], w[3], w[4], w[5], w[6]);
-    return errno ? -errno : result;
+    /* A 32-bit program's words are half as wide, and its addresses above the second gigabyte no negative numbers. */
+    unsigned long result = syscall((long)w[0], (long)w[1], (long)w[2], (long)w[3], (long)w[4], (long)w[5], (long)w[6]);
+    return errno ? -errno : (int64_t)result;
 }
 
 int main(int argc, char **argv)

@@ -38,14 +38,14 @@ NAMES = (None, "one", "two", "[three]")
 _SIGNED = 1 << 64
 
 
-def build_driver(folder: Path) -> Path:
+def build_driver(folder: Path, *options: str) -> Path:
     """mm_driver, made static; skips where there is no compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler: install gcc to hold the model against the running kernel")
     made = folder / "mm_driver"
     source = Path(__file__).with_name("mm_driver.c")
-    command = [compiler, "-O1", "-static", "-o", str(made), str(source)]
+    command = [compiler, "-O1", "-static", "-o", str(made), str(source), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         pytest.skip(f"no static C library: {done.stderr[-200:]}")
@@ -69,7 +69,7 @@ class Live(Oracle):
         pipe, fds = subprocess.PIPE, tuple(self.files.values())
         self._process = subprocess.Popen([str(driver)], stdin=pipe, stdout=pipe, pass_fds=fds, bufsize=0, env={})
         self.pid = self._process.pid
-        self.call(CALLS["brk"], 0)
+        self.call(self.numbers["brk"], 0)
 
     def __enter__(self) -> Self:
         return self

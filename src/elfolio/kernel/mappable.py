@@ -13,7 +13,7 @@ from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import OpenFile
 from elfolio.kernel.switches import Version
 
-__all__ = ["MMAP_PREPARE", "Mappable"]
+__all__ = ["MMAP_PREPARE", "Mappable", "of_policy"]
 
 _PREPARING = (
     "ext4 ext3 ext2 xfs btrfs f2fs nfs squashfs erofs vfat exfat ntfs ntfs3 afs affs adfs 9p bfs ceph cifs smb3 hfs "
@@ -80,3 +80,9 @@ class Mappable:
     def has_mmap(self, policy: Policy) -> bool:
         """Whether its f_op has mmap: what can be mapped has that or mmap_prepare, never both."""
         return not self.prepares(policy)
+
+
+def of_policy(policy: Policy, file: OpenFile, size: int = 1 << 62) -> Mappable:
+    """A program or a library on the policy's file system; `size` in bytes."""
+    name = policy.fs.name
+    return Mappable(file, size, "shmem" if name == "tmpfs" else "regular", name, writable=False)

@@ -10,8 +10,9 @@ from elfolio.kernel.abi import MAP_32BIT, MAP_FIXED, MAP_SHARED
 from elfolio.kernel.areas import Area
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.mm import Mm
+from elfolio.kernel.policy import Policy
 
-__all__ = ["guarded_start", "place"]
+__all__ = ["aligns", "guarded_start", "place"]
 
 _GROWSDOWN = 0x100
 _ERRORS = (1 << 64) - 4095
@@ -52,20 +53,29 @@ def place(mm: Mm, hint: int, length: int, flags: int, file: Mappable | None, off
     return at
 
 
+def aligns(
+    policy: Policy, bits: int, length: int, file: Mappable | None, *, shared: bool = False, hint: int = 0
+) -> bool:
+    """Whether a program of so many bits gets such a mapping where file offset and address agree modulo PMD_SIZE, if
+    there is room."""
+    size = policy.pmd_size
+    if length < size or (bits == 32 and not policy["thp_placement_32bit"]):
+        return False
+    if file is not None and file.kind != "shmem" and file.places_for_huge_pages(policy):
+        return True
+    own = file is not None and (file.kind != "regular" or file.places_itself or not policy["file_thp_align"])
+    if own or shared:
+        return False
+    rule = policy["anon_thp_align"]
+    return rule == "any" or (rule == "multiple" and not hint and not length % size)
+
+
 def _aligned(mm: Mm, hint: int, length: int, flags: int, file: Mappable | None, offset: int) -> int:
     policy = mm.policy
-    size = policy.pmd_size
-    if length < size:
+    shared = bool(flags & MAP_SHARED)
+    if length < policy.pmd_size or not aligns(policy, mm.host.bits, length, file, shared=shared, hint=hint):
         return _search(mm, hint, length, flags)
-    if file is not None and file.kind != "shmem" and file.places_for_huge_pages(policy):
-        return _for_huge_pages(mm, hint, length, flags, offset)
-    own = file is not None and (file.kind != "regular" or file.places_itself or not policy["file_thp_align"])
-    if own or flags & MAP_SHARED:
-        return _search(mm, hint, length, flags)
-    rule = policy["anon_thp_align"]
-    if rule == "any" or (rule == "multiple" and not hint and not length % size):
-        return _for_huge_pages(mm, hint, length, flags, offset if file is not None else 0)
-    return _search(mm, hint, length, flags)
+    return _for_huge_pages(mm, hint, length, flags, offset if file is not None else 0)
 
 
 def _for_huge_pages(mm: Mm, hint: int, length: int, flags: int, offset: int) -> int:
@@ -90,7 +100,7 @@ def _search(mm: Mm, hint: int, length: int, flags: int) -> int:
     host = mm.host
     if length > host.task_size:
         return -ENOMEM
-    if flags & MAP_32BIT and mm.policy.machine == "x86_64":
+    if flags & MAP_32BIT and mm.policy.machine == "x86_64" and host.bits == 64:
         return _upwards(mm, length, _LOW, _LOW_END)
     if hint and _hint_is_valid(mm, hint, length):
         after = mm.areas.find(hint)

@@ -14,12 +14,14 @@ from elfolio.kernel.blocks import Block, Obstacle, block_sizes, blocks
 from elfolio.kernel.execve import ExecError, Execution, execve
 from elfolio.kernel.host import Host
 from elfolio.kernel.loader import LoadError, linked, map_object
+from elfolio.kernel.mappable import of_policy
+from elfolio.kernel.placement import aligns
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
 from elfolio.layout.finding import Finding, ranked
 from elfolio.layout.findings import findings
 from elfolio.layout.segments import Layout
-from elfolio.span import Span, round_down
+from elfolio.span import Span, round_down, round_up
 
 __all__ = ["BlockRun", "Prediction", "is_program", "predict"]
 
@@ -142,7 +144,8 @@ def _places_well(image: ElfImage, policy: Policy, size: int) -> bool:
         return True
     lowest = min(segment.vaddr for segment in image.loads)
     length = max(segment.memory.end for segment in image.loads) - lowest
-    return policy.places_for_huge_pages and size <= policy.pmd_size <= length
+    file = of_policy(policy, OpenFile(image.name))
+    return size <= policy.pmd_size and aligns(policy, image.header.bits, round_up(length, policy.page_size), file)
 
 
 def _runs(

@@ -58,6 +58,9 @@ class Oracle(ABC):
 
     pid: int
     files: dict[Mappable, int]
+    bits: int = 64
+    numbers: Mapping[str, int] = NUMBERS.get(os.uname().machine, MappingProxyType({}))
+    """Of its system calls."""
 
     @abstractmethod
     def call(self, number: int, *arguments: int) -> int:
@@ -65,7 +68,7 @@ class Oracle(ABC):
 
     def apply(self, operation: Operation) -> int:
         """The operation as a real call. NotImplementedError for one that is no system call of numbers alone."""
-        numbers = NUMBERS[os.uname().machine]
+        numbers = self.numbers
         if isinstance(operation, Mmap):
             address, length, prot, flags, file, offset = operation
             fd = -1 if file is None else self.files[file]
@@ -139,25 +142,24 @@ def twin(live: Oracle, made_policy: Policy | None = None) -> Mm:
     soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     host = replace(
-        default_host(rules),
+        default_host(rules, live.bits),
         mmap_min_addr=max(minimum, _BUILT_MINIMUM),
         privileged=root,
         stack_limit=soft if soft != resource.RLIM_INFINITY else 1 << 62,
         memory=_memory(),
     )
-    numbers = NUMBERS[os.uname().machine]
     limits = Limits(
         None,
         None if locked == resource.RLIM_INFINITY else locked,
         ipc_lock=root,
         max_map_count=int(Path("/proc/sys/vm/max_map_count").read_text()),
         dac_mmap_min_addr=minimum,
-        anon_names=live.call(numbers["prctl"], PR_SET_VMA, 0, 1 << 40, 4096, 0) != -EINVAL,
+        anon_names=live.call(live.numbers["prctl"], PR_SET_VMA, 0, 1 << 40, 4096, 0) != -EINVAL,
         exec_only="ospke" in Path("/proc/cpuinfo").read_text().split(),
         overcommit=int(Path("/proc/sys/vm/overcommit_memory").read_text()),
     )
     mm = adopt(Mm(rules, host, limits), live.space())
-    mm.brk = live.call(numbers["brk"], 0)
+    mm.brk = live.call(live.numbers["brk"], 0)
     fault_all(mm)
     return mm
 
