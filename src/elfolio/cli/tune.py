@@ -20,6 +20,9 @@ Puts a program's text where huge pages fit, without linking it again. No address
   tier 0   p_align is edited, so that the program is loaded at a multiple of the huge page
   tier 1   segments move in the file, to offsets that equal their addresses modulo the huge page,
            with holes between them
+  tier 2   only with --merge: neighbours become one segment with the permissions of both, where that
+           wins a huge page, or where pages of --page-size N hold parts of both. Read-only data can
+           be executed then. A page that would be writable and executable is refused.
 
 The lowest tier that wins anything is taken. An undo record travels in the file. Nothing is written
 with --plan. How a file is written decides the folios that the page cache has of it: so --in-place
@@ -53,6 +56,7 @@ def prepare_parser(parser: Parser) -> None:
     )
     add("--tier", type=int, choices=(0, 1), default=1, help="go no further than this (1)")
     add("--force", action="store_true", help="lay the file out anew even where nothing is won")
+    add("--merge", action="store_true", help="join segments (tier 2)")
     add(
         "--links",
         choices=("refuse", "leave", "all"),
@@ -116,7 +120,7 @@ def _wishes(args: argparse.Namespace) -> "Wishes":
     from elfolio.layout.hugepages import Tier
     from elfolio.pagecache.tuning import Wishes
 
-    return Wishes(block=args.huge, page=args.page_size, most=Tier(args.tier), force=args.force)
+    return Wishes(block=args.huge, page=args.page_size, most=Tier(args.tier), force=args.force, merge=args.merge)
 
 
 def _treated(args: argparse.Namespace, path: str, count: int) -> "FileReport":

@@ -38,6 +38,8 @@ class Tier(IntEnum):
     """Move the segment's bytes in the file, to an offset that equals the address modulo the block."""
     RELINK = 2
     """Link again, with the segment's address at a multiple of the block."""
+    MERGE = 2
+    """The same number: what `tune --merge` does in its place, joining segments at the addresses that they have."""
 
 
 @dataclass(frozen=True, slots=True)

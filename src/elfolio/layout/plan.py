@@ -11,6 +11,7 @@ from elfolio.elf.image import ElfImage
 from elfolio.elf.rewriting import Rewrite
 from elfolio.layout.hugepages import Ladder, Tier
 from elfolio.layout.segments import Layout
+from elfolio.span import Span
 
 __all__ = ["Joint", "Plan", "Reason", "Refusal"]
 
@@ -35,6 +36,9 @@ class Reason(StrEnum):
     WRITE_EXEC = "write-and-execute"
     """Tier 2: a page would be both."""
     OVERLAP = "overlap"
+    RELRO = "relro"
+    PAGES = "pages"
+    """Tier 2 would do it, and was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """Tier 2: segments that one segment replaces."""
+    """Tier 2: segments that one segment replaces, or that share pages."""
 
     headers: tuple[int, ...]
     """Program headers, by index in the file as it was."""
@@ -60,6 +64,8 @@ class Joint:
     """Theirs, in the same order."""
     joined: str
     """What all of it has from now on."""
+    pages: Span | None = None
+    """Linked addresses of the pages that are concerned, where it is no more than the pages that two of them share."""
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,23 @@ Tier 1 moves segments to offsets that equal their addresses modulo the block, wi
 p_align edited, because glibc before 2.35 refuses a library whose address and offset differ modulo p_align.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from elfolio.elf import constants as c
 from elfolio.elf.head import form_of
-from elfolio.elf.image import ElfImage, Segment
+from elfolio.elf.image import ElfImage
 from elfolio.elf.rewriting import Move, Rewrite
 from elfolio.elf.tail import NO_TAIL, Tail
 from elfolio.layout.finding import size_text
 from elfolio.layout.hugepages import PMD, Ladder, Tier, climb
+from elfolio.layout.merging import Merger, Unmergeable, check_fills, gather, join, relro_notes
+from elfolio.layout.placing import holds_header, place
 from elfolio.layout.plan import Plan, Reason, Refusal
 from elfolio.layout.segments import Layout
-from elfolio.layout.shifting import Torn, granule, shifted
+from elfolio.layout.shifting import Torn, edits_between, shifted
 from elfolio.layout.untouchable import refusals_of
-from elfolio.span import is_power_of_two, round_up
+from elfolio.span import Span
 
 __all__ = ["realign"]
 
@@ -32,6 +34,8 @@ def realign(
     page: int = 4096,
     most: Tier = Tier.RELAY,
     force: bool = False,
+    merge: bool = False,
+    is_zero: Callable[[Span], bool] = lambda span: False,
 ) -> Plan:
     """What to do to a file, for huge pages of `block` bytes on a machine with pages of `page` bytes, as far as tier
     `most` (ALIGN or RELAY) at most. `force` gives every segment blocks of the file for itself, whether or not a huge
@@ -42,11 +46,15 @@ def realign(
         return _unchanged(image, block, page, ladder, refusals)
     if refusals:
         most = Tier.ALIGN
-    if (refusal := _first_address(image, page, block, ladder, force)) is not None:
+    if not force and (refusal := _first_address(image, page, block, ladder)) is not None:
         return _unchanged(image, block, page, ladder, [refusal])
+    if most >= Tier.RELAY and (merge or not _is_ready(image, page)):
+        plan = _merged(image, block, page, ladder, merge=merge, is_zero=is_zero)
+        if plan is not None:
+            return plan
     found = _wanted(image, ladder, most, force)
     refusals += _stuck(image, block, _wanted(image, ladder, most, False))
-    if most >= Tier.RELAY and any(_shifts(image, block, found, force).values()):
+    if most >= Tier.RELAY and any(place(image, dict.fromkeys(found, block), apart=force).values()):
         plan = _relaid(image, block, page, ladder, found, force)
         if not plan.refusals:
             return replace(plan, refusals=tuple(refusals))
@@ -71,16 +79,16 @@ def _aligned(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: fro
     if not aligns:
         return _unchanged(image, block, page, ladder, [])
     none = {i: 0 for i, s in enumerate(image.segments) if s.type == c.PT_LOAD}
-    done = shifted(image, form_of(image), none, aligns, image.size)
+    done = shifted(image, none, aligns)
     return Plan(image, block, page, Tier.ALIGN, done.rewrite, done.becomes, ladder, _after(done.becomes, page, block))
 
 
 def _relaid(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: frozenset[int], force: bool) -> Plan:
     """Tier 1."""
-    shifts = _shifts(image, block, wanted, force)
+    shifts = place(image, dict.fromkeys(wanted, block), apart=force)
     aligns = _aligns(image, block, wanted, shifts)
     try:
-        done = shifted(image, form_of(image), shifts, aligns, image.size)
+        done = shifted(image, shifts, aligns)
     except Torn as torn:
         return _unchanged(image, block, page, ladder, [torn.refusal])
     if (refusal := _too_large(image, done.rewrite)) is not None:
@@ -90,44 +98,6 @@ def _relaid(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: froz
     return Plan(image, block, page, Tier.RELAY, done.rewrite, done.becomes, ladder, after, notes=notes)
 
 
-def _shifts(image: ElfImage, block: int, wanted: frozenset[int], force: bool) -> dict[int, int]:
-    """How far each PT_LOAD moves, by its index. In the file's order no shift is smaller than the one before it, so that
-    whatever stood behind something still does; each is a multiple of the page that the segment is mapped with."""
-    loads = [(s.offset, bool(s.filesz), i, s) for i, s in enumerate(image.segments) if s.type == c.PT_LOAD]
-    shifts: dict[int, int] = {}
-    reached, before = 0, 0
-    for offset, _, i, s in sorted(loads, key=lambda x: x[:3]):
-        page = granule(image, s)
-        start = offset - s.vaddr % page
-        shift = 0 if _is_first(image, s) else _next_shift(s, before, page)
-        if i in wanted and not _is_first(image, s):
-            apart = round_up(reached, block) - start if force else 0
-            shift = _congruent(s, max(shift, apart), block)
-        # Pages that both have are in the new file twice, and need room.
-        missing = max(reached, offset + before) - start - shift
-        if shift != before and s.filesz and missing > 0:
-            shift += round_up(missing, block if i in wanted else max(page, s.align))
-        shifts[i] = before = shift
-        if s.filesz:
-            reached = max(reached, round_up(offset + s.filesz + shift, page))
-    return shifts
-
-
-def _is_first(image: ElfImage, segment: Segment) -> bool:
-    """Whether it has the file's header, which must stay where it is."""
-    return segment.offset < image.header.ehsize
-
-
-def _next_shift(segment: Segment, least: int, page: int) -> int:
-    """The smallest one, not below `least`, that leaves the segment as congruent as it was."""
-    return round_up(least, max(page, segment.align if is_power_of_two(segment.align) else 1))
-
-
-def _congruent(segment: Segment, least: int, block: int) -> int:
-    """The smallest shift, not below `least`, that makes address and offset equal modulo the block."""
-    return least + (segment.vaddr - segment.offset - least) % block
-
-
 def _aligns(image: ElfImage, block: int, wanted: frozenset[int], shifts: Mapping[int, int]) -> dict[int, int]:
     """New values of p_align, by index: of the segments that gain by it, where address and offset allow it."""
     return {
@@ -135,6 +105,71 @@ def _aligns(image: ElfImage, block: int, wanted: frozenset[int], shifts: Mapping
         for i, s in enumerate(image.segments)
         if i in wanted and s.align < block and (s.vaddr - s.offset - shifts.get(i, 0)) % block == 0
     }
+
+
+def _is_ready(image: ElfImage, page: int) -> bool:
+    """Whether pages of this size can map it; every file that runs at all can be mapped with those of 4 KiB."""
+    return page == 4096 or Layout(image, page).is_ready
+
+
+def _merged(
+    image: ElfImage, block: int, page: int, ladder: Ladder, *, merge: bool, is_zero: Callable[[Span], bool]
+) -> Plan | None:
+    """Tier 2, and for larger pages tier 1; None where neither changes anything."""
+    layout = Layout(image, page)
+    try:
+        merger = gather(layout, ladder)
+        if not merger.joints and _is_ready(image, page):
+            return None
+        if merger.joints and not merge:
+            raise _unasked(layout, merger)
+        moduli = _moduli(image, block, page, ladder, merger)
+        shifts = place(image, moduli, bound=merger.bound)
+        moved = shifted(image, shifts, {}, copies=not merger.joints)
+        becomes = join(moved.becomes, merger, moduli, page)
+        check_fills(image, merger, is_zero)
+        notes = [*_notes(image, becomes), *(relro_notes(layout) if page > 4096 else ())]
+    except (Torn, Unmergeable) as error:
+        return _unchanged(image, block, page, ladder, [error.refusal])
+    rewrite = replace(moved.rewrite, edits=edits_between(image, becomes))
+    if rewrite.is_identity:
+        return None
+    if (refusal := _too_large(image, rewrite)) is not None:
+        return _unchanged(image, block, page, ladder, [refusal])
+    tier = Tier.MERGE if merger.joints else Tier.RELAY
+    after = _after(becomes, page, block)
+    return Plan(image, block, page, tier, rewrite, becomes, ladder, after, (), tuple(notes), merger.joints)
+
+
+def _unasked(layout: Layout, merger: Merger) -> Unmergeable:
+    joint = merger.joints[0]
+    which = " and ".join(f"{i} ({perms})" for i, perms in zip(joint.headers, joint.perms, strict=True))
+    text = f"with pages of {size_text(layout.page)} program headers {which} share one"
+    return Unmergeable(Reason.PAGES, text, "--merge joins them, with the permissions of both")
+
+
+def _moduli(image: ElfImage, block: int, page: int, ladder: Ladder, merger: Merger) -> dict[int, int]:
+    """Modulo what each PT_LOAD's offset is to equal its address: the block where its group gains by it, else the page.
+    Raises Unmergeable where that of the file's header, which cannot move, does not equal it modulo the page."""
+    had = {rung.load.index: rung.at(Tier.AS_IS) for rung in ladder.rungs}
+    moduli = {}
+    for group in merger.groups:
+        first, last = group[0], group[-1]
+        span = Span(first.mapped.start, last.mapped.end).shifted(-Layout(image, page).origin)
+        gains = span.whole_blocks(block).size // block > sum(had.get(x.index, 0) for x in group)
+        writable = any(x.is_writable for x in group)
+        modulus = block if gains and not writable else page
+        if len(group) > 1:
+            modulus = max(modulus, *(x.segment.align for x in group))
+        if holds_header(image, first.segment) and (first.segment.vaddr - first.segment.offset) % modulus:
+            modulus = page
+            if (first.segment.vaddr - first.segment.offset) % page:
+                where = f"program header {first.index}, at {first.segment.vaddr:#x}"
+                text = f"{where}, has the file's header, which cannot move"
+                raise Unmergeable(Reason.HEADERS, text, f"relink with -Wl,-z,max-page-size={page}")
+        if modulus > 4096:
+            moduli.update({x.index: modulus for x in group})
+    return moduli
 
 
 def _after(becomes: ElfImage, page: int, block: int) -> Ladder:
@@ -147,11 +182,11 @@ def _unchanged(image: ElfImage, block: int, page: int, ladder: Ladder, refusals:
     return Plan(image, block, page, Tier.AS_IS, same, image, ladder, ladder, tuple(refusals))
 
 
-def _first_address(image: ElfImage, page: int, block: int, ladder: Ladder, force: bool) -> Refusal | None:
+def _first_address(image: ElfImage, page: int, block: int, ladder: Ladder) -> Refusal | None:
     """The kernel puts the first segment's page at a multiple of p_align, not address 0: with another remainder, text
     cannot both be congruent, as old loaders ask, and lie on huge pages."""
     origin = Layout(image, page).origin
-    wanted = _wanted(image, ladder, Tier.RELAY, force)
+    wanted = _wanted(image, ladder, Tier.RELAY, False)
     if origin % block == 0 or not wanted:
         return None
     text = f"its first segment lies at {origin:#x}, no multiple of {size_text(block)}, and loaders align that address"
@@ -161,7 +196,7 @@ def _first_address(image: ElfImage, page: int, block: int, ladder: Ladder, force
 def _stuck(image: ElfImage, block: int, wanted: frozenset[int]) -> list[Refusal]:
     """The file's header is at its beginning, and the segment that shows it in memory with it."""
     for i, s in enumerate(image.segments):
-        if i in wanted and s.type == c.PT_LOAD and _is_first(image, s) and (s.vaddr - s.offset) % block:
+        if i in wanted and s.type == c.PT_LOAD and holds_header(image, s) and (s.vaddr - s.offset) % block:
             text = f"program header {i} has the file's header, which cannot move, and p_vaddr {s.vaddr:#x}"
             mend = f"relink with its first address at a multiple of {size_text(block)}"
             return [Refusal(Reason.HEADERS, text, mend, Tier.RELAY)]

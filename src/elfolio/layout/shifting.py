@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from elfolio.elf import constants as c
-from elfolio.elf.head import Form
+from elfolio.elf.head import Form, form_of
 from elfolio.elf.image import ElfImage, Section, Segment
 from elfolio.elf.rewriting import Edit, Move, Rewrite, header_field, section_field, segment_field
 from elfolio.layout.hugepages import Tier
 from elfolio.layout.plan import Reason, Refusal
 from elfolio.span import FileOffset, Span, round_up
 
-__all__ = ["Shifted", "Torn", "granule", "shifted"]
+__all__ = ["Shifted", "Torn", "edits_between", "granule", "shifted"]
 
 
 class Torn(Exception):
@@ -52,9 +52,10 @@ def granule(image: ElfImage, segment: Segment) -> int:
     return 4096 if small else min(65536, max(4096, segment.align))
 
 
-def shifted(image: ElfImage, form: Form, shifts: Mapping[int, int], aligns: Mapping[int, int], size: int) -> Shifted:
+def shifted(image: ElfImage, shifts: Mapping[int, int], aligns: Mapping[int, int], *, copies: bool = True) -> Shifted:
     """`shifts` is, by program header index, how far each PT_LOAD moves, never less than one before it in the file;
-    `aligns` a new p_align for some. `size` is the file's, without what is not to be carried over. Raises Torn."""
+    `aligns` a new p_align for some. Without `copies`, zeros stand where a neighbour's bytes did. Raises Torn."""
+    form, size = form_of(image), image.size
     runs = list(_runs(image, shifts, size))
     places = _Places(image, shifts, runs)
     segments = tuple(
@@ -80,11 +81,10 @@ def shifted(image: ElfImage, form: Form, shifts: Mapping[int, int], aligns: Mapp
         else header.shoff,
     }
     new = replace(header, phoff=FileOffset(tables["phoff"]), shoff=FileOffset(tables["shoff"]))
-    moves = tuple(_moves(runs, size))
+    moves = tuple(m for m in _moves(runs, size) if copies or not m.copy)
     new_size = max(m.new + m.size for m in moves)
     becomes = replace(image, header=new, segments=segments, sections=sections, size=new_size)
-    edits = tuple(e for e in _edits(image, becomes, form) if e.old != e.new)
-    return Shifted(Rewrite(size, new_size, form.byteorder, moves, edits), becomes)
+    return Shifted(Rewrite(size, new_size, form.byteorder, moves, edits_between(image, becomes)), becomes)
 
 
 def _runs(image: ElfImage, shifts: Mapping[int, int], size: int) -> Iterator[_Run]:
@@ -185,13 +185,18 @@ class _Places:
             raise Torn(f"{what} reaches over the end of program header {holder}, {segment.file.end:#x}")
 
 
-def _edits(old: ElfImage, new: ElfImage, form: Form) -> Iterator[Edit]:
-    """Every field that may differ, in the file's order of tables."""
+def edits_between(old: ElfImage, new: ElfImage) -> tuple[Edit, ...]:
+    """Every field of the headers that differs, by table; places in the old file. Both have as many of each."""
+    form = form_of(old)
+    return tuple(edit for edit in _fields(old, new, form) if edit.old != edit.new)
+
+
+def _fields(old: ElfImage, new: ElfImage, form: Form) -> Iterator[Edit]:
     a, b = old.header, new.header
     yield Edit(header_field(form, "phoff"), a.phoff, b.phoff)
     yield Edit(header_field(form, "shoff"), a.shoff, b.shoff)
     for i, (s, t) in enumerate(zip(old.segments, new.segments, strict=True)):
-        yield Edit(segment_field(form, a.phoff, i, "offset"), s.offset, t.offset)
-        yield Edit(segment_field(form, a.phoff, i, "align"), s.align, t.align)
+        for name in ("type", "flags", "offset", "filesz", "memsz", "align"):
+            yield Edit(segment_field(form, a.phoff, i, name), getattr(s, name), getattr(t, name))
     for i, (x, y) in enumerate(zip(old.sections, new.sections, strict=True)):
         yield Edit(section_field(form, a.shoff, i, "offset"), x.offset, y.offset)

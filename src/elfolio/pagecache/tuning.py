@@ -51,6 +51,7 @@ class Wishes:
     page: int = 4096
     most: Tier = Tier.RELAY
     force: bool = False
+    merge: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,17 @@ def examined(path: str | os.PathLike[str], wishes: Wishes) -> Iterator[Subject]:
         data = memoryview(found.data)
         record = find_record(data, name)
         image = found.image if record is None else read(data[: record.body], name)
-        tail = read_tail(image, data if record is None else data[: record.body])
-        plan = realign(image, tail, block=wishes.block, page=wishes.page, most=wishes.most, force=wishes.force)
+        body = data if record is None else data[: record.body]
+        plan = realign(
+            image,
+            read_tail(image, body),
+            block=wishes.block,
+            page=wishes.page,
+            most=wishes.most,
+            force=wishes.force,
+            merge=wishes.merge,
+            is_zero=lambda span: not bytes(body[span.start : span.end]).strip(b"\0"),
+        )
         yield Subject(name, status, data, record, plan)
 
 

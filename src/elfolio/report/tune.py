@@ -58,6 +58,8 @@ class JointRow(TypedDict):
     headers: list[int]
     perms: list[str]
     joined: str
+    pages: tuple[int, int] | None
+    """Linked addresses, where no more than these are concerned."""
 
 
 class FileReport(TypedDict):
@@ -125,7 +127,15 @@ def file_row(
         ],
         moves=[MoveRow(old=m.old, new=m.new, bytes=m.size, copy=m.copy) for m in rewrite.moves],
         padding=[(span.start, span.end) for span in rewrite.padding],
-        joints=[JointRow(headers=list(j.headers), perms=list(j.perms), joined=j.joined) for j in plan.joints],
+        joints=[
+            JointRow(
+                headers=list(j.headers),
+                perms=list(j.perms),
+                joined=j.joined,
+                pages=None if j.pages is None else (j.pages.start, j.pages.end),
+            )
+            for j in plan.joints
+        ],
         refusals=[RefusalRow(reason=r.reason.value, text=r.text, mend=r.mend, tier=int(r.tier)) for r in plan.refusals],
         notes=list(plan.notes),
         checked=checked,
@@ -203,7 +213,11 @@ def _sentences(file: FileReport) -> Iterator[str]:
         yield f"{which}{refusal['text']}; {refusal['mend']} [{refusal['reason']}]"
     for joint in file["joints"]:
         parts = ", ".join(f"{i} ({perms})" for i, perms in zip(joint["headers"], joint["perms"], strict=True))
-        yield f"Program headers {parts} become one, {joint['joined']}."
+        if joint["pages"] is None:
+            yield f"Program headers {parts} become one, {joint['joined']}."
+        else:
+            start, end = joint["pages"]
+            yield f"Program headers {parts} share {start:#x} to {end:#x}, which is {joint['joined']}."
     if file["random_bits_lost"]:
         yield f"It takes {counted(file['random_bits_lost'], 'bit')} of the load address's randomness."
     if 0 < file["size_before"] < file["size_after"]:
