@@ -115,10 +115,10 @@ FOUND: dict[str, list[Operation | str]] = {
         Madvise(_A, _P, 103),
     ],
     "no mapping of a file reaches beyond what a file can have": [
-        Mmap(_A, _P, 1, _PRIVATE, _MEMFD, (1 << 63) - 2 * _P),
-        Mmap(_A, _P, 1, _PRIVATE, _MEMFD, (1 << 63) - _P),
-        Mmap(_A + _P, 3 * _P, 1, _PRIVATE, _MEMFD, (1 << 64) - _P),
-        Mmap(_A, _P, 1, 0x100012, _MEMFD, 1 << 63),
+        Mmap(_A, _P, 1, _PRIVATE, MEMFD, (1 << 63) - 2 * _P),
+        Mmap(_A, _P, 1, _PRIVATE, MEMFD, (1 << 63) - _P),
+        Mmap(_A + _P, 3 * _P, 1, _PRIVATE, MEMFD, (1 << 64) - _P),
+        Mmap(_A, _P, 1, 0x100012, MEMFD, 1 << 63),
     ],
     "touching past the end of memory": [Touch(_TOP - 4095, 4095, True), Touch(_TOP, 8192, True)],
 }
