@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from elfolio.kernel.calls import Mmap, Mremap, Munmap
+from elfolio.kernel.exec_calls import map_private
 from elfolio.kernel.host import Host, default_host, with_large_addresses
-from elfolio.kernel.mapping import Mappings
 from elfolio.kernel.mm import Mm
 from elfolio.kernel.model import apply
 from elfolio.kernel.policy import Policy, policy
@@ -92,17 +92,18 @@ def test_a_length_beyond_the_window_is_no_fixed_length_on_arm64() -> None:
 
 
 @pytest.mark.parametrize("rules", [_X86, _ARM_4K, _ARM_16K], ids=["x86-64", "arm64", "arm64 with 16 KiB"])
-def test_exec_places_as_mmap_does(rules: Policy) -> None:
-    """A program's images are placed by the same rule: a hint that is beyond all addresses, as a static program that is
-    linked above its own base gives one, leads to the highest there are."""
+def test_exec_places_by_the_same_rule(rules: Policy) -> None:
+    """A program's images too: a hint that is beyond all addresses, as a static program that is linked above its own
+    base gives one, leads to the highest there are."""
     page = rules.page_size
     for host in _sides(rules):
-        for hint in (0, host.window - page, host.window + 64 * _LENGTH, (1 << 64) - 2 * page):
-            mm, mappings = Mm(rules, host), Mappings(rules, host)
-            for length in (page, 3 * page):
-                found = mappings.map(hint, length, VmFlags.READ)
-                assert found == apply(mm, Mmap(hint, length, 1, _PRIVATE))
-            assert (found > host.window) is (host.task_size > host.window and hint > host.window)
+        large = host.task_size > host.window
+        top = host.task_size - host.window + host.mmap_base
+        for hint, end in ((0, host.mmap_base), (host.window - page, host.window), ((1 << 64) - 2 * page, top)):
+            mm = Mm(rules, host)
+            assert map_private(mm, hint, page, VmFlags.READ) == end // page * page - page
+            found = map_private(mm, hint, 3 * page, VmFlags.READ)
+            assert (found > host.window) is (large and hint > host.window)
 
 
 def test_programs_of_32_bits_stay_as_they_are() -> None:

@@ -108,14 +108,6 @@ EXEC_SWITCHES = (
         (((0,), False), ((6, 8), True)),
     ),
     Switch(
-        "any_file_thp_placement",
-        "the alignment is made for files of every file system that has no rule of its own",
-        "__get_unmapped_area (mm/mmap.c)",
-        "kernel-policies anon_thp_align: from 6.7, for files until between 6.12.95 and 6.14.11",
-        (((0,), False), ((6, 7), True), ((6, 14), False)),
-        (((6, 12, 107), False),),
-    ),
-    Switch(
         "vdso32_bytes",
         "the size of [vdso] in 32-bit programs on x86-64; it depends on how the kernel was built",
         "vdso_image_32 (arch/x86/entry/vdso)",

@@ -10,9 +10,14 @@ from dataclasses import dataclass, replace
 
 from elfolio.elf.constants import EM_386, EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, PF_X, PT_GNU_STACK, PT_INTERP
 from elfolio.elf.image import ElfImage
+from elfolio.kernel.areas import Area
 from elfolio.kernel.bias import base_alignment, entropy_bits
+from elfolio.kernel.exec_calls import MapError
+from elfolio.kernel.faults import prepare
 from elfolio.kernel.host import STACK_EXPAND, Host, default_host
-from elfolio.kernel.mapping import MapError, MappedFile, Mappings
+from elfolio.kernel.mappable import of_policy
+from elfolio.kernel.mm import Mm
+from elfolio.kernel.placement import place
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.segments import Loader
 from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
@@ -143,21 +148,18 @@ class _Exec:
         interpreter_file: OpenFile | None,
     ) -> None:
         self.image, self.interpreter, self.policy, self.host = image, interpreter, policy, host
-        self.mappings = Mappings(policy, host)
-        self.program = Loader(
-            self.mappings, image, MappedFile(file or OpenFile(image.name), image.size), policy, program=True
-        )
+        self.mm = Mm(policy, host)
+        opened = of_policy(policy, file or OpenFile(image.name), image.size)
+        self.program = Loader(self.mm, image, opened, program=True)
         self.loader = None
         if interpreter is not None:
-            opened = interpreter_file or OpenFile(interpreter.name, opening=1)
-            self.loader = Loader(
-                self.mappings, interpreter, MappedFile(opened, interpreter.size), policy, program=False
-            )
+            opened = of_policy(policy, interpreter_file or OpenFile(interpreter.name, opening=1), interpreter.size)
+            self.loader = Loader(self.mm, interpreter, opened, program=False)
         self.alignment = policy.page_size
 
     def run(self) -> Execution:
         image, loader = self.image, self.loader
-        start_stack = self._stack()
+        self.mm.start_stack = self._stack()
         bias = self._load_dyn() if image.header.type == ET_DYN else self.program.load(0, fixed=True)
         entry = (image.header.entry + bias) % (1 << 64)
         start, base = entry, None
@@ -167,17 +169,10 @@ class _Exec:
         if start >= self.host.task_size:
             raise MapError(errno.EINVAL, "an entry beyond the address space")
         self._vdso()
-        brk = self._brk(bias)
-        vmas = tuple(self._named(vma, brk, start_stack) for vma in self.mappings.vmas)
+        self.mm.start_brk = self.mm.brk = self._brk(bias)
+        space = self.mm.snapshot()
         return Execution(
-            space=AddressSpace(
-                vmas + self._vsyscall(),
-                self.policy.page_size,
-                MappedAddress(brk),
-                MappedAddress(brk),
-                MappedAddress(start_stack),
-                self.host.mmap_base,
-            ),
+            space=replace(space, vmas=space.vmas + self._vsyscall()),
             load_bias=bias,
             alignment=self.alignment,
             entropy_bits=entropy_bits(image, self.policy),
@@ -196,16 +191,17 @@ class _Exec:
         executable = bool(header.flags & PF_X) if header is not None else False
         if header is None and host.bits == 32:
             # elf_read_implies_exec (arch/x86/include/asm/elf.h): i386 programs without PT_GNU_STACK are all executable.
-            self.mappings.read_implies_exec = executable = True
+            self.mm.read_implies_exec = executable = True
         flags = _STACK | VmFlags.GROWSDOWN | (_X if executable else VmFlags(0))
         top = round_up(host.stack_top, page)
         lowest = top - host.bits // 8 - host.strings
         used = round_up(top - lowest, page)
         size = min(round_down(host.stack_limit, page), used + STACK_EXPAND)
-        start = MappedAddress(top - max(size, used))
-        self.mappings.vmas.append(
-            Vma(start, MappedAddress(top), flags, anon_pgoff=start // page, anon_vma=0, anon_vma_chain=1)
-        )
+        start = top - max(size, used)
+        stack = Area(start, top, int(flags), start)
+        self.mm.areas.insert(stack)
+        self.mm.total += top - start
+        prepare(self.mm, stack)
         return lowest
 
     def _vdso(self) -> None:
@@ -213,7 +209,9 @@ class _Exec:
         total = host.vvar + host.vvar_vclock + host.vdso
         if not total:
             return
-        at = self.mappings.place(total)
+        at = place(self.mm, 0, total, 0, None, 0)
+        if at < 0:
+            raise MapError(-at, "no room")
         parts = (
             ("[vvar]", host.vvar, _R | VmFlags.IO | VmFlags.DONTDUMP | VmFlags.PFNMAP),
             ("[vvar_vclock]", host.vvar_vclock, _R | VmFlags.IO | VmFlags.DONTDUMP | VmFlags.PFNMAP),
@@ -221,7 +219,10 @@ class _Exec:
         )
         for name, size, flags in parts:
             if size:
-                self.mappings.add(Vma(MappedAddress(at), MappedAddress(at + size), flags | _SPECIAL, name=name))
+                area = Area(at, at + size, int(flags | _SPECIAL), 0)
+                area.special = name
+                self.mm.areas.insert(area)
+                self.mm.total += size
                 at += size
 
     def _vsyscall(self) -> tuple[Vma, ...]:
@@ -237,15 +238,6 @@ class _Exec:
         if static_pie and self.policy["static_pie_brk_moved"]:
             return round_up(self.host.et_dyn_base, self.policy.page_size)
         return round_up(self.program.brk_end(bias), self.policy.page_size)
-
-    def _named(self, vma: Vma, brk: int, start_stack: int) -> Vma:
-        """[heap] and [stack] are not properties of a mapping: maps compares addresses when it is read."""
-        if vma.name or vma.file is not None:
-            return vma
-        touches = self.policy["heap_name_touching"]
-        if (vma.start <= brk <= vma.end) if touches else (vma.start < brk < vma.end):
-            return replace(vma, name="[heap]")
-        return replace(vma, name="[stack]") if vma.start <= start_stack <= vma.end else vma
 
     # --- the files --------------------------------------------------------------------------------
 

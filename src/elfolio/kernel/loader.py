@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 
 from elfolio.elf.constants import PF_W, PT_GNU_RELRO
 from elfolio.elf.image import ElfImage, Segment
+from elfolio.kernel.adopting import adopt
+from elfolio.kernel.exec_calls import MapError, map_private, protect, unmap, write
 from elfolio.kernel.host import Host
-from elfolio.kernel.mapping import MapError, MappedFile, Mappings
+from elfolio.kernel.mappable import Mappable, of_policy
+from elfolio.kernel.mm import Mm
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.segments import protection
 from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
@@ -58,14 +61,14 @@ def map_object(image: ElfImage, policy: Policy, file: OpenFile | None = None) ->
     if not loads:
         raise LoadError(f"{image.name}: object file has no loadable segments")
     _check(image, policy)
-    mappings = Mappings(policy, _ANYWHERE)
-    job = _Job(mappings, image, MappedFile(file or OpenFile(image.name), image.size), policy)
+    mm = Mm(policy, _ANYWHERE)
+    job = _Job(mm, image, of_policy(policy, file or OpenFile(image.name), image.size))
     try:
         {"none": job.glibc, "left": job.musl, "extended": job.bionic, "unmapped": job.glibc}[policy.libc.holes]()
         job.protect_relro()
     except MapError as error:
         raise LoadError(f"{image.name}: {error}") from error
-    return _object(image, mappings, job.span, policy)
+    return _object(image, mm, job.span)
 
 
 def linked(image: ElfImage, space: AddressSpace, bias: int, policy: Policy, *, relro: bool = True) -> MappedObject:
@@ -74,14 +77,11 @@ def linked(image: ElfImage, space: AddressSpace, bias: int, policy: Policy, *, r
     page = policy.page_size
     base = bias + round_down(min((s.vaddr for s in image.loads), default=0), page)
     span = Span(0, round_up(max((s.memory.end for s in image.loads), default=0) + bias, page) - base)
-    mappings = Mappings(policy, _ANYWHERE)
-    mappings.vmas = [_shifted(vma, -base, page) for vma in space.within(span.shifted(base))]
-    for vma in mappings.vmas:
-        if vma.file is not None:
-            mappings.sizes[vma.file] = image.size
+    shifted = AddressSpace(tuple(_shifted(vma, -base, page) for vma in space.within(span.shifted(base))), page)
+    mm = adopt(Mm(policy, _ANYWHERE), shifted, lambda file: of_policy(policy, file, image.size))
     if relro:
-        _Job(mappings, image, MappedFile(OpenFile(image.name), image.size), policy).protect_relro()
-    return _object(image, mappings, span, policy)
+        _Job(mm, image, of_policy(policy, OpenFile(image.name), image.size)).protect_relro()
+    return _object(image, mm, span)
 
 
 def relro_span(image: ElfImage, page: int) -> Span:
@@ -114,10 +114,10 @@ def _check(image: ElfImage, policy: Policy) -> None:
 class _Job:
     """The calls, on a working copy in which the object lies at address 0."""
 
-    def __init__(self, mappings: Mappings, image: ElfImage, mapped: MappedFile, policy: Policy) -> None:
-        self.mappings, self.image, self.mapped = mappings, image, mapped
-        self.page = policy.page_size
-        self.policy = policy
+    def __init__(self, mm: Mm, image: ElfImage, file: Mappable) -> None:
+        self.mm, self.image, self.file = mm, image, file
+        self.page = mm.page
+        self.libc = mm.policy.libc
         self.loads = image.loads
         self.lowest = round_down(min((s.vaddr for s in self.loads), default=0), self.page)
         highest = max((s.memory.end for s in self.loads), default=0)
@@ -130,10 +130,13 @@ class _Job:
         if self._start(first) or any(a.vaddr > b.vaddr for a, b in zip(self.loads, self.loads[1:], strict=False)):
             raise MapError(errno.EINVAL, "segments that do not ascend")
         self._map_file(0, self.span.end, first)
-        if self.policy.libc.holes == "unmapped":
-            self.mappings.unmap(self._file_end(first), self.span.end)
+        end, upto = self._file_end(first), self._start(last)
+        if self.libc.holes == "unmapped":
+            unmap(self.mm, end, self.span.end)
         elif any(self._file_end(a) != self._start(b) for a, b in zip(self.loads, self.loads[1:], strict=False)):
-            self.mappings.protect(self._file_end(first), self._start(last) - self._file_end(first), _NONE)
+            if upto < end:
+                raise MapError(errno.EINVAL, "ELF load command address/offset not page-aligned")
+            protect(self.mm, end, upto - end, _NONE)
         for segment in self.loads:
             start, end = self._start(segment), self._file_end(segment)
             if segment is not first and end > start:
@@ -154,11 +157,11 @@ class _Job:
     def bionic(self) -> None:
         """Room reserved without access; a segment's file mapping reaches as far as the next segment, if the file does.
         The extension came with 16 KiB pages, to save the VMAs of the gaps."""
-        self.mappings.map(0, self.span.end, _NONE, fixed=True)
+        map_private(self.mm, 0, self.span.end, _NONE, fixed=True)
         for segment, following in zip(self.loads, (*self.loads[1:], None), strict=True):
             start, end = self._start(segment), self._file_end(segment)
             if following is not None and segment.memsz == segment.filesz:
-                file_end = start + round_up(self.mapped.size, self.page) - round_down(segment.offset, self.page)
+                file_end = start + round_up(self.file.size, self.page) - round_down(segment.offset, self.page)
                 end = max(end, min(self._start(following), file_end))
             if end > start:
                 self._map_file(start, end - start, segment)
@@ -170,10 +173,10 @@ class _Job:
         span = relro_span(self.image, self.page).shifted(-self.lowest)
         if header is None or not span.size:
             return
-        for vma in list(self.mappings.vmas):
-            if vma.flags & VmFlags.WRITE:
-                self.mappings.write(max(vma.start, span.start))
-        self.mappings.protect(span.start, span.size, VmFlags.READ)
+        for area in self.mm.areas:
+            if area.flags & VmFlags.WRITE:
+                write(self.mm, max(area.start, span.start))
+        protect(self.mm, span.start, span.size, VmFlags.READ)
 
     def _start(self, segment: Segment) -> int:
         return round_down(segment.vaddr, self.page) - self.lowest
@@ -186,7 +189,7 @@ class _Job:
 
     def _map_file(self, address: int, length: int, segment: Segment) -> None:
         offset = round_down(segment.offset, self.page)
-        self.mappings.map(address, length, protection(segment.flags), self.mapped, offset, fixed=True)
+        map_private(self.mm, address, length, protection(segment.flags), self.file, offset, fixed=True)
 
     def _zero(self, segment: Segment, end: int) -> None:
         """From p_filesz to p_memsz: the rest of the page is written, whole pages are anonymous."""
@@ -195,14 +198,14 @@ class _Job:
         zero = segment.vaddr + segment.filesz - self.lowest
         start = round_up(zero, self.page)
         if zero % self.page:
-            self.mappings.write(zero)
+            write(self.mm, zero)
         if end > start:
-            self.mappings.map(start, end - start, protection(segment.flags), fixed=True)
+            map_private(self.mm, start, end - start, protection(segment.flags), fixed=True)
 
 
-def _object(image: ElfImage, mappings: Mappings, span: Span, policy: Policy) -> MappedObject:
-    space = AddressSpace(tuple(mappings.vmas), policy.page_size)
-    page = policy.page_size
+def _object(image: ElfImage, mm: Mm, span: Span) -> MappedObject:
+    page = mm.page
+    space = AddressSpace(tuple(map(mm.vma, mm.areas)), page)
     lowest = round_down(min((s.vaddr for s in image.loads), default=0), page)
     segments = AddressSpace(tuple(_covers(s, lowest, page) for s in sorted(image.loads, key=lambda s: s.vaddr)), page)
     return MappedObject(image, space, span, segments.holes(span), _past_end(space, image.size, page))

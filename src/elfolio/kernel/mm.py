@@ -70,7 +70,7 @@ class Mm:
         self.mask = self.page - 1
         self.lowest = max(self.host.mmap_min_addr, self.page) + self.mask & ~self.mask
         self.areas = Areas(self.host.stack_guard, self.lowest)
-        self.mmap_base: int = self.host.mmap_base
+        self.mmap_base: int = self.align(self.host.mmap_base)
         self.start_brk = 0
         self.brk = 0
         self.start_stack = 0
@@ -158,7 +158,7 @@ class Mm:
             return "[heap]"
         if touches and area.start <= self.brk and area.end >= self.start_brk and self.start_brk:
             return "[heap]"
-        if area.start <= self.start_stack <= area.end:
+        if self.start_stack and area.start <= self.start_stack <= area.end:
             return "[stack]"
         return "" if area.anon_name is None else f"[anon:{area.anon_name}]"
 

@@ -93,12 +93,6 @@ class Policy:
         limit = min(self.pmd_size, self.page_size << _XARRAY_LIMIT_ORDER)
         return max(self.page_size, min(self.fs.largest, limit))
 
-    @property
-    def places_for_huge_pages(self) -> bool:
-        """Whether a file mapping that asks for no address is aligned to PMD_SIZE."""
-        asked = self.fs.aligns_since <= self.version[:2] or bool(self["any_file_thp_placement"])
-        return asked and bool(self["file_thp_placement"])
-
     def switched(self, **values: Value) -> "Policy":
         """The same with other values of switches; a KeyError for a name that is none."""
         for name in values:

@@ -1,4 +1,4 @@
-"""kernel.segments: PT_LOAD segments become mappings. In: ElfImage, a working copy. Out: mappings in it, the load bias.
+"""kernel.segments: PT_LOAD segments become mappings. In: ElfImage, Mm. Out: mappings in it, the load bias.
 
 elf_map and elf_load of fs/binfmt_elf.c, and what stood in their place before 6.7 (the switch elf_load). Segments are
 taken in the order of the program-header table, which need not be that of their addresses.
@@ -8,8 +8,9 @@ import errno
 
 from elfolio.elf.constants import ET_DYN, PF_R, PF_W, PF_X
 from elfolio.elf.image import ElfImage, Segment
-from elfolio.kernel.mapping import MapError, MappedFile, Mappings
-from elfolio.kernel.policy import Policy
+from elfolio.kernel.exec_calls import MapError, map_private, unmap, write, zeroes
+from elfolio.kernel.mappable import Mappable
+from elfolio.kernel.mm import Mm
 from elfolio.kernel.space import VmFlags
 from elfolio.span import round_down, round_up
 
@@ -27,11 +28,9 @@ def protection(flags: int) -> VmFlags:
 class Loader:
     """One file's segments: the program's, or the interpreter's."""
 
-    def __init__(
-        self, mappings: Mappings, image: ElfImage, mapped: MappedFile, policy: Policy, *, program: bool
-    ) -> None:
-        self.mappings, self.image, self.mapped, self.policy = mappings, image, mapped, policy
-        self.program = program
+    def __init__(self, mm: Mm, image: ElfImage, file: Mappable, *, program: bool) -> None:
+        self.mm, self.image, self.file, self.program = mm, image, file, program
+        self.policy = policy = mm.policy
         self.page = policy.page_size
         self.total = self._total()
 
@@ -49,7 +48,7 @@ class Loader:
         """Where the first segment comes to lie without an address; everything is unmapped again."""
         first = self.image.loads[0]
         found = self._load_one(0, first, self.total, fixed=False)
-        self.mappings.unmap(found, round_up(self.total, self.page))
+        unmap(self.mm, found, round_up(self.total, self.page))
         return found
 
     def load(self, base: int, *, fixed: bool, relative: bool = True) -> int:
@@ -92,7 +91,7 @@ class Loader:
 
     def _check(self, bias: int, segment: Segment) -> None:
         """The interpreter's segments are held against TASK_SIZE where they lie, the program's where they are linked."""
-        limit = self.mappings.host.task_size
+        limit = self.mm.host.task_size
         at = segment.vaddr + (0 if self.program else bias)
         if at >= limit or segment.filesz > segment.memsz or segment.memsz > limit or limit - segment.memsz < at:
             raise MapError(errno.EINVAL, "a segment larger in the file than in memory, or out of bounds")
@@ -101,7 +100,7 @@ class Loader:
         """Returns the address of the segment's first page."""
         address %= _WORD  # a bias may be below 0: unsigned long
         found = self._load_at(address, segment, total, fixed=fixed, replaces=replaces)
-        if found >= self.mappings.host.task_size:
+        if found >= self.mm.host.task_size:
             raise MapError(errno.EINVAL, "an empty segment beyond the address space")  # BAD_ADDR
         return found
 
@@ -119,7 +118,7 @@ class Loader:
                 raise MapError(errno.EFAULT, "the page where zeroes begin is not in the file")
         if segment.memsz > segment.filesz:
             start, end = round_up(zero, self.page), round_up(at + within + segment.memsz, self.page)
-            self.mappings.brk(start, end - start, executable=bool(segment.flags & PF_X))
+            zeroes(self.mm, start, end - start, executable=bool(segment.flags & PF_X))
         return at
 
     def _map(self, address: int, segment: Segment, total: int, *, fixed: bool, replaces: bool) -> int:
@@ -130,21 +129,22 @@ class Loader:
         if not size:
             return address
         length = round_up(total, self.page) if total else size
-        found = self.mappings.map(
+        found = map_private(
+            self.mm,
             address,
             length,
             protection(segment.flags),
-            self.mapped,
+            self.file,
             segment.offset - within,
             fixed=fixed,
             replaces=replaces,
         )
-        self.mappings.unmap(found + size, length - size)
+        unmap(self.mm, found + size, length - size)
         return found
 
     def _clear(self, address: int) -> bool:
         """padzero: the rest of a page is written."""
-        return address % self.page == 0 or self.mappings.write(address)
+        return address % self.page == 0 or write(self.mm, address)
 
     def phdr(self, bias: int) -> int:
         """AT_PHDR."""
@@ -195,4 +195,4 @@ class _Bss:
         page = self.loader.page
         start, end = round_up(self.file_end + bias, page), round_up(self.end + bias, page)
         if end > start:
-            self.loader.mappings.brk(start, end - start, executable=self.executable)
+            zeroes(self.loader.mm, start, end - start, executable=self.executable)
