@@ -188,6 +188,24 @@ def test_a_closed_pipe_ends_it_quietly(log: str) -> None:
     assert (done.stdout, done.stderr) == (f"{log}\n".encode(), b"")
 
 
+@pytest.mark.parametrize("option", [[], ["--json"], ["--operations"]], ids=["text", "json", "operations"])
+def test_a_full_disk_is_standard_outputs(log: str, option: list[str]) -> None:
+    """What cannot be written is named, not the trace, which was read well."""
+    words = [*ELFOLIO, "replay", *option, log]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "elfolio: standard output: No space left on device\n")
+
+
+def test_streams_that_are_closed(log: str) -> None:
+    """No standard output: nothing is written. No standard input to read from: one line."""
+    words = f"{' '.join(ELFOLIO)} replay"
+    for command, status, said in ((f"{words} {log} >&-", 0, b""), (f"{words} - <&-", 2, b"standard input is closed")):
+        done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (status, b"", status // 2)
+        assert said in done.stderr
+
+
 def test_a_hostile_log_is_harmless(tmp_path: Path) -> None:
     """Control characters, markup and bytes that are no text reach no terminal and no page as such."""
     log, page = tmp_path / "log", tmp_path / "page.html"

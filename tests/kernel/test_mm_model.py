@@ -25,7 +25,7 @@ from elfolio.kernel.calls import (
 )
 from elfolio.kernel.case_host import fresh
 from elfolio.kernel.mappable import Mappable
-from elfolio.kernel.merging import between
+from elfolio.kernel.merging import TOUCH, between
 from elfolio.kernel.mm import Limits, Mm
 from elfolio.kernel.mm_switches import MM_SWITCHES
 from elfolio.kernel.model import apply, bounds, fault_all
@@ -100,6 +100,20 @@ def test_a_decision_has_a_reason(second: list[object], rule: str) -> None:
     assert found.name == rule
     assert "(" in found.source
     assert found.text
+
+
+def test_any_two_can_be_asked_about() -> None:
+    """The order of the two makes no difference; one mapping has nothing between its parts, and others do not touch."""
+    mm = _mm()
+    _do(mm, Mmap(_A, 3 * _P, 3, _FIXED), Mprotect(_A + _P, _P, 1))
+    for a, b in ((_A, _A + _P), (_A + 2 * _P - 1, _A + _P - 1)):
+        rule = mm.why(a, b)
+        assert rule is not None
+        assert rule.name == "flags"
+    assert mm.why(_A, _A + _P - 1) is None
+    assert mm.why(_A, _A + 2 * _P) == mm.why(_A) == TOUCH
+    with pytest.raises(LookupError, match="0x1000"):
+        mm.why(_A, 0x1000)
 
 
 def test_asking_about_nothing_is_an_error() -> None:

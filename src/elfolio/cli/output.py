@@ -12,6 +12,6 @@ _PIPE, _UNKNOWN = 120, 80
 
 def width_and_ink() -> tuple[int, Ink]:
     """A terminal's columns, and its colours unless NO_COLOR is set (no-color.org); a pipe has room, and none."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():  # None: it was closed before we began
         return _PIPE, Ink(False)
     return os.get_terminal_size(sys.stdout.fileno()).columns or _UNKNOWN, Ink("NO_COLOR" not in os.environ)

@@ -1,7 +1,6 @@
 """cli.replay: `elfolio replay`. In: a trace and policies, or a command to record. Out: 0, or 1 for a difference."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -79,13 +78,8 @@ def run(args: argparse.Namespace) -> int:
         raise Failure("a command goes with --record OUT")
     if args.trace is None:
         raise Failure("a TRACE to replay, or --record OUT -- CMD")
-    try:
-        with _opened(args.trace) as file:
-            return _replay(args, file)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Failure(f"{os.fsdecode(error.filename or args.trace)}: {error.strerror}") from error
+    with _opened(args.trace) as file:
+        return _replay(args, file)
 
 
 _OPTIONS = ("record", "check", "live", "operations", "policy", "memory_merge", "bounds", "json", "html", "no_faults")
@@ -109,12 +103,30 @@ def _refuse(args: argparse.Namespace) -> None:
 
 
 def _opened(name: str) -> TextIO:
-    # A path in a log may be any bytes; only \n ends a line.
-    kind = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
-    return open(sys.stdin.fileno(), closefd=False, **kind) if name == "-" else open(name, **kind)  # type: ignore[call-overload,no-any-return]
+    if name == "-" and sys.stdin is None:
+        raise Failure("-: standard input is closed")
+    try:
+        # A path in a log may be any bytes; only \n ends a line.
+        return open(
+            sys.stdin.fileno() if name == "-" else name,
+            encoding="utf-8-sig",
+            errors="surrogateescape",
+            newline="\n",
+            closefd=name != "-",
+        )
+    except OSError as error:
+        raise Failure(f"{name}: {error.strerror}") from error
+
+
+def _read(file: TextIO, name: str) -> Iterator[str]:
+    try:
+        yield from file
+    except OSError as error:
+        raise Failure(f"{name}: {error.strerror}") from error
 
 
 def _replay(args: argparse.Namespace, file: TextIO) -> int:
+    from elfolio.errors import InvalidArgument
     from elfolio.kernel.replaying import replay
     from elfolio.kernel.trace import Log
     from elfolio.kernel.trace_steps import Steps
@@ -122,7 +134,10 @@ def _replay(args: argparse.Namespace, file: TextIO) -> int:
 
     log, steps = Log(args.trace), Steps()
     form, events = _events(file, log)
-    first = next(events, None)  # so that a record's first line has been read
+    try:
+        first = next(events, None)  # so that a record's first line has been read
+    except InvalidArgument as error:
+        raise Failure(f"{log.name}:1: {error.strerror}") from error
     found = steps.of(_again(first, events))
     if args.operations:
         for step in found:
@@ -167,10 +182,11 @@ def _events(file: TextIO, log: "Log") -> "tuple[str, Iterator[Event]]":
     from elfolio.kernel.trace_record import looks_like_record, read_record
     from elfolio.kernel.trace_strace import looks_like_strace, read_strace
 
-    head = list(islice(file, _PEEK))
+    read = _read(file, log.name)
+    head = list(islice(read, _PEEK))
     if not head:
         raise Failure(f"{log.name}: empty")
-    lines = chain(head, _progress(file))
+    lines = chain(head, _progress(read))
     for line in head:
         if looks_like_record(line):
             return "record", read_record(lines, log)
@@ -181,7 +197,7 @@ def _events(file: TextIO, log: "Log") -> "tuple[str, Iterator[Event]]":
     raise Failure(f"{log.name}: no log of strace or perf trace, and no record; see elfolio replay --help")
 
 
-def _progress(file: TextIO) -> Iterator[str]:
+def _progress(file: Iterator[str]) -> Iterator[str]:
     """The lines, and on a terminal how many they are by now."""
     if not sys.stderr.isatty():
         yield from file

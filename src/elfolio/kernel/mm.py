@@ -110,13 +110,23 @@ class Mm:
         """PAGE_ALIGN, in 64 bits."""
         return length + self.mask & ~self.mask & _WORD
 
-    def why(self, address: int) -> Rule | None:
-        """What keeps the area that contains `address` apart from the one below it; None where nothing does. A
-        LookupError where there is no such area."""
+    def why(self, address: int, other: int | None = None) -> Rule | None:
+        """What keeps the area that contains `address` apart from the one below it, or from that which contains `other`;
+        None where nothing does, or where they are one. The rule says where the kernel has it. A LookupError where
+        there is no such area."""
+        upper = self._containing(address)
+        lower = upper.prev if other is None else self._containing(other)
+        if lower is None:
+            return TOUCH
+        if lower.start > upper.start:
+            lower, upper = upper, lower
+        return None if lower is upper else between(lower, upper, self.rules)
+
+    def _containing(self, address: int) -> Area:
         area = self.areas.at_or_below(address)
         if area is None or area.end <= address:
             raise LookupError(f"nothing is mapped at {address:#x}")
-        return TOUCH if area.prev is None else between(area.prev, area, self.rules)
+        return area
 
     def snapshot(self) -> AddressSpace:
         """What /proc/PID/smaps would show, and what it would not."""
