@@ -28,9 +28,11 @@ def run_command(name: str, words: list[str]) -> int:
         print(parser.format_help(), end="")
         return 0
     try:
-        if getattr(module, "TAKES_COMMAND", False) and not command:
+        takes_command = getattr(module, "TAKES_COMMAND", False)
+        if takes_command and not command:
             raise Failure(f"a command belongs behind --, as in: {parser.prog} -- ls -l")
-        args = parser.parse_args(options if command else words)
+        # For the others -- ends the options: a file may be called -x.
+        args = parser.parse_args(options if takes_command else words)
         args.command = command
         status: int = module.run(args)
         return status

@@ -146,9 +146,8 @@ class _Places:
         if section.flags & c.SHF_ALLOC:
             write = c.PF_W if section.flags & c.SHF_WRITE else 0
             flags = c.PF_R | write | (c.PF_X if section.flags & c.SHF_EXECINSTR else 0)
-            in_file = section.file.size
-            holder = self._holder(section.addr, section.offset, section.size, in_file, flags)
-            if holder is not None:
+            holder = self._holder(section.addr, section.offset, section.size, section.file.size, flags)
+            if holder is not None and (section.file.size or self._is_at(holder, section.offset)):
                 self._check(holder, section.file, what)
                 return self._shifts[holder]
         return self.of_range(section.file, what)
@@ -176,6 +175,11 @@ class _Places:
             if s.vaddr <= addr <= s.vaddr + s.memsz and (not filesz or addr - offset == s.vaddr - s.offset)
         ]
         return -max(found)[-1] if found else None
+
+    def _is_at(self, holder: int, offset: int) -> bool:
+        """Whether a place in the file is one of a segment's. mold gives sections without bytes the offset 0."""
+        segment = next(s for i, s in self._loads if i == holder)
+        return segment.offset <= offset <= segment.offset + segment.memsz
 
     def _check(self, holder: int, span: Span, what: str) -> None:
         """Bytes behind the segment's end must move as it does."""
