@@ -48,15 +48,16 @@ class Merger:
         return next(group for group in self.groups if any(load.index == index for load in group))
 
 
-def gather(layout: Layout, ladder: Ladder) -> Merger:
-    """What to merge, for the layout's pages and the ladder's huge ones. Raises Unmergeable."""
+def gather(layout: Layout, ladder: Ladder | None) -> Merger:
+    """What to merge, for the layout's pages, and where there is a ladder for its huge ones. Raises
+    Unmergeable."""
     loads = layout.in_memory
     for a, b in pairwise(loads):
         if b.segment.vaddr < a.segment.vaddr + a.segment.memsz:
             text = f"program headers {a.index} and {b.index} overlap at {b.segment.vaddr:#x}"
             raise Unmergeable(Reason.OVERLAP, text, "relink it")
     _check_pages(layout)
-    wanted = _for_huge_pages(ladder, loads)
+    wanted = set() if ladder is None else _for_huge_pages(ladder, loads)
     groups: list[list[Load]] = []
     bound: dict[int, int] = {}
     overlays: list[Joint] = []

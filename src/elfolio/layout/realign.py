@@ -118,7 +118,7 @@ def _merged(
     """Tier 2, and for larger pages tier 1; None where neither changes anything."""
     layout = Layout(image, page)
     try:
-        merger = gather(layout, ladder)
+        merger = gather(layout, ladder if merge else None)
         if not merger.joints and _is_ready(image, page):
             return None
         if merger.joints and not merge:
@@ -136,7 +136,7 @@ def _merged(
         return None
     if (refusal := _too_large(image, rewrite)) is not None:
         return _unchanged(image, block, page, ladder, [refusal])
-    tier = Tier.MERGE if merger.joints else Tier.RELAY
+    tier = Tier.MERGE if merger.joints else Tier.RELAY if any(shifts.values()) else Tier.ALIGN
     after = _after(becomes, page, block)
     return Plan(image, block, page, tier, rewrite, becomes, ladder, after, (), tuple(notes), merger.joints)
 

@@ -199,6 +199,8 @@ def _headline(file: FileReport) -> str:
     verb = "" if status == "planned" else _to(file) + ", "
     before, after = file["blocks_before"], file["blocks_after"]
     won = f"huge pages of {size_text(file['block'])} possible: {after}, before {before}"
+    if file["page"] > 4096:
+        won = f"pages of {size_text(file['page'])} can map it; {won}"
     return f"{verb.lstrip()}tier {tier}, {_TIERS[tier]}; {won}"
 
 
