@@ -153,10 +153,12 @@ def main() -> int:
     """Prints the tables; 1 where the kernel made other tables than the model says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=1024, help="memory that is moved")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of every row, at least 1")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, help="write every sample to this file")
     options = parser.parse_args()
+    if min(options.rounds, options.mib) < 1:
+        parser.error("--rounds and --mib are at least 1")
     size = options.mib << 20
     if machine.available_bytes() < size + (256 << 20):
         raise SystemExit(f"bench.mremap: {options.mib} MiB and 256 more are not available; try --mib")

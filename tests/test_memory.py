@@ -1,14 +1,16 @@
 """Buffers that grow: what was in them stays, errors are the kernel's, and whole page tables move."""
 
+import copy
 import ctypes
 import errno
 import json
 import os
+import pickle
 import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,10 +120,26 @@ sys.exit(size() - before > 64)
         (lambda at: grow(at, 2 * TABLE, 3 * TABLE), errno.EFAULT),
         (lambda at: grow(at, PAGE, 1 << 60), errno.EINVAL),
         (lambda at: grow(at, PAGE, 1 << 46), errno.ENOMEM),
+        (lambda at: grow(at + (1 << 64), PAGE, 2 * PAGE), errno.EINVAL),
+        (lambda at: grow(at - (1 << 64), PAGE, 2 * PAGE), errno.EINVAL),
+        (lambda at: grow(at, PAGE, PAGE + (1 << 64)), errno.EINVAL),
+        (lambda at: Buffer(PAGE + (1 << 64)), errno.ENOMEM),
         (lambda at: Buffer(0), errno.EINVAL),
         (lambda at: Buffer(1 << 60), errno.ENOMEM),
     ],
-    ids=["inside a page", "to nothing", "beyond the mapping", "beyond all", "beyond memory", "empty", "too large"],
+    ids=[
+        "inside a page",
+        "to nothing",
+        "beyond the mapping",
+        "beyond all",
+        "beyond memory",
+        "an address of 65 bits",
+        "below 0",
+        "a size of 65 bits",
+        "a buffer of as many",
+        "empty",
+        "too large",
+    ],
 )
 def test_errors_are_the_kernels(make: "object", number: int) -> None:
     """What mremap refuses is refused with its errno, and the mapping stays."""
@@ -151,8 +169,32 @@ def test_views_keep_a_buffer_where_it_is() -> None:
         buffer.grow(PAGE)
     buffer.close()
     buffer.close()
-    with pytest.raises(ValueError, match="closed"):
-        buffer.view()
+    for use in (buffer.view, lambda: buffer.grow(2 * PAGE), lambda: buffer.grow(3 * PAGE)):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_buffer_has_one_owner(duplicate: Callable[[Buffer], object]) -> None:
+    """A copy would give back the memory that the first still has: there is none."""
+    with Buffer(PAGE) as buffer, pytest.raises(TypeError, match="cannot be copied or pickled"):
+        duplicate(buffer)
+
+
+def test_numbers_only() -> None:
+    """What is no whole number is no size and no address."""
+    for wrong in (1.5, "4096", None):
+        with pytest.raises(TypeError):
+            Buffer(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            grow(wrong, PAGE, PAGE)  # type: ignore[arg-type]
+
+
+def test_views_at_the_interpreters_end() -> None:
+    """They may go after their buffer: nothing is said about that."""
+    code = "import sys, elfolio; b = elfolio.Buffer(4096); v = b.view(); sys.modules['x'] = (v, b); b.__del__()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_view_outlives_the_name_of_its_buffer() -> None:

@@ -7,9 +7,12 @@ is chosen here. It acts on this process's own memory and reads nothing of the ma
 """
 
 import ctypes
+import operator
 import os
+import sys
 import weakref
 from types import TracebackType
+from typing import NoReturn
 
 from elfolio.errors import InvalidArgument
 from elfolio.span import round_up
@@ -38,8 +41,10 @@ _libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctyp
 def grow(address: int, old: int, new: int, *, move: bool = False) -> int:
     """Makes the private anonymous mapping at `address`, `old` bytes, `new` bytes long: where it is if there is room and
     `move` is not set, else in a place to which whole page tables can be moved. The new address; pointers to the old one
-    are void if it differs. Errors are mremap's (OSError): EINVAL for an address inside a page or no length, EFAULT for
-    memory that is not mapped, EAGAIN beyond RLIMIT_MEMLOCK, ENOMEM, EPERM for sealed memory."""
+    are void if it differs. Errors are mremap's (OSError): EINVAL for an address inside a page, no length, or a number
+    that is no address, EFAULT for memory that is not mapped, EAGAIN beyond RLIMIT_MEMLOCK, ENOMEM, EPERM for sealed
+    memory."""
+    address, old, new = (_word(number) for number in (address, old, new))
     if not move:
         at = _mremap(address, old, new, 0)
         if at is not None:
@@ -53,6 +58,14 @@ def grow(address: int, old: int, new: int, *, move: bool = False) -> int:
             # thread may have memory there since.
             return _required(_mremap(address, old, new, _MREMAP_MAYMOVE | _MREMAP_FIXED, to))
     return _required(_mremap(address, old, new, _MREMAP_MAYMOVE))
+
+
+def _word(number: int) -> int:
+    # ctypes would take the lower 64 bits of a larger one, and a text's own address.
+    value = operator.index(number)
+    if not 0 <= value <= sys.maxsize:
+        raise InvalidArgument(f"{value:#x} is no address or size of memory")
+    return value
 
 
 def _mremap(address: int, old: int, new: int, flags: int, to: int = 0) -> int | None:
@@ -116,14 +129,15 @@ def _allocate(length: int) -> int:
 class Buffer:
     """Zeroed memory of this process that can grow without being copied.
 
-    Raises InvalidArgument (EINVAL) for a size below 1, OSError (ENOMEM) where the kernel has no memory.
+    Raises InvalidArgument (EINVAL) for a size below 1, OSError (ENOMEM) where the kernel has no memory. It cannot be
+    copied or pickled: two that own one piece of memory would each give it back.
     """
 
     def __init__(self, size: int) -> None:
         self._views: weakref.WeakValueDictionary[int, ctypes.Array[ctypes.c_char]] = weakref.WeakValueDictionary()
         self._address = 0
         self._size = _checked(size)
-        self._address = _allocate(round_up(size, _PAGE))
+        self._address = _allocate(round_up(self._size, _PAGE))
 
     def __repr__(self) -> str:
         return f"<Buffer of {self._size} bytes at {self._address:#x}>" if self._address else "<Buffer, closed>"
@@ -147,13 +161,15 @@ class Buffer:
 
     def grow(self, size: int) -> None:
         """Makes it `size` bytes long: what was there stays, what is new is zero. BufferError while a view lives;
-        InvalidArgument (EINVAL) for less than it has; OSError (ENOMEM), and then it is as it was."""
-        if _checked(size) < self._size:
+        InvalidArgument (EINVAL) for less than it has; ValueError once it is closed; OSError (ENOMEM), and then it is as
+        it was."""
+        size, address = _checked(size), self.address
+        if size < self._size:
             raise InvalidArgument(f"a buffer of {self._size} bytes cannot grow to {size}")
         self._refuse_views()
         old, new = (round_up(n, _PAGE) for n in (self._size, size))
         if new > old:
-            self._address = grow(self.address, old, new)
+            self._address = grow(address, old, new)
         self._size = size
 
     def close(self) -> None:
@@ -174,11 +190,17 @@ class Buffer:
         self.close()
 
     def __del__(self) -> None:
-        if self._address:
+        if self._address and not self._views:  # as the interpreter ends, views may go after it
             self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Buffer owns memory of this process: it cannot be copied or pickled")
 
 
 def _checked(size: int) -> int:
-    if size < 1:
-        raise InvalidArgument(f"a buffer has at least 1 byte, not {size}")
-    return size
+    value = operator.index(size)
+    if value < 1:
+        raise InvalidArgument(f"a buffer has at least 1 byte, not {value}")
+    if value > sys.maxsize - _DIRECTORY:
+        raise OSError(12, os.strerror(12))
+    return value
