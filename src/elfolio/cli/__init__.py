@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "run one command through a spawn template, as if it had been run itself",
     "survey": "every ELF file of a tree, ranked by what a remedy would win",
     "tune": "put a program's text where huge pages fit, without linking it again",
+    "warm": "fill the page cache with huge folios, so that program text can be on huge pages",
 }
 """Name and summary of what exists."""
 
