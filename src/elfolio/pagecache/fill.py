@@ -22,6 +22,8 @@ ATTEMPTS = 4
 """Whether a folio of that order is free is chance; what is not free after so many is not free for now. Memory is not
 compacted for it but by the kernel's own attempt."""
 _PAUSE = 0.05
+_TELL_SIZES = frozenset({"kpageflags", "PAGEMAP_SCAN", "stat"})
+"""The answers of the kernel (CachedFile.how) by which a folio as large as a huge page is told from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +39,62 @@ class Seen:
 
 def see(fd: int, aim: Aim, *, touch: bool = False) -> Seen:
     """Looks, without reading anything. `touch`: where folios are hidden, the wanted blocks are read through a mapping,
-    and smaps tells how many became huge ones."""
+    whose page table then tells."""
     found = look(fd)
     huge = _huge(found, aim.wanted, aim.huge)
-    count = None if huge is None else len(huge)
-    if count is None and touch:
+    if huge is None and touch:
         with window(fd, aim) as mapped:
             mapped.read(aim.wanted)
-            count = mapped.mapped_huge() // aim.huge
-    return Seen(count, None if found.runs is None else found.orders(), found.page)
+            huge = mapped.huge_blocks(aim.wanted)
+    return Seen(None if huge is None else len(huge), None if found.runs is None else found.orders(), found.page)
 
 
 def fill(fd: int, aim: Aim) -> bool:
     """Until every wanted block has its folio, or attempts have run out. What has it already is left alone. Whether
     there are blocks that have none because processes have pages of them mapped. Raises OSError."""
-    held: set[Span] = set()
+    state = _State([], set())
     collapses = True
     with window(fd, aim) as mapped:
         for attempt in range(ATTEMPTS):
-            missing, held = _missing(look(fd), aim)
-            if not missing and not (held and collapses):
+            state = _state(fd, aim, mapped)
+            if not state.missing and not (state.held and collapses):
                 break
             if attempt:
                 time.sleep(_PAUSE)
             mapped.forget()  # what this process has mapped cannot be dropped either
-            _read_again(fd, mapped, missing)
+            _read_again(fd, mapped, state.missing)
             if collapses:
-                collapses = mapped.collapse(_whole(look(fd), aim)) != errno.EINVAL
-            if mapped.mapped_huge() >= sum(block.size for block in aim.fill if block.end <= aim.size):
-                break  # all that was read is in huge mappings here: told to everybody
-    return not held.isdisjoint(aim.wanted)
+                left = _state(fd, aim, mapped)
+                wanted = sorted({*left.missing, *left.held}.intersection(aim.wanted))
+                collapses = mapped.collapse(wanted) != errno.EINVAL
+        else:
+            state = _state(fd, aim, mapped)
+            mapped.forget()
+            _read_plainly(fd, state.missing)
+    return not state.held.isdisjoint(aim.wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Of what is to be read, the blocks that are in no folio of their size; none, once no wanted one is left."""
+
+    missing: list[Span]
+    """Those that can be dropped, as far as can be seen; one that ends behind the file is always among them."""
+    held: set[Span]
+    """Those of which somebody has a page mapped."""
+
+
+def _state(fd: int, aim: Aim, mapped: Window) -> _State:
+    found = look(fd)
+    huge = _huge(found, aim.fill, aim.huge)
+    if huge is None:
+        mapped.read(aim.fill)
+        huge = mapped.huge_blocks(aim.fill) or frozenset()
+    if huge.issuperset(aim.wanted):
+        return _State([], set())
+    rest = [block for block in aim.fill if block not in huge]
+    held = _cached(found, rest, Kind.SHARED)
+    return _State([block for block in rest if block not in held], held)
 
 
 def _read_again(fd: int, mapped: Window, blocks: list[Span]) -> None:
@@ -74,7 +102,15 @@ def _read_again(fd: int, mapped: Window, blocks: list[Span]) -> None:
     drop(fd, blocks)
     stayed = _cached(look(fd), blocks)
     mapped.read(block for block in blocks if block not in stayed)
-    for block in stayed:  # mapped meanwhile, or seen only now: as good as it was, at least
+    _read_plainly(fd, stayed, again=False)
+
+
+def _read_plainly(fd: int, blocks: Iterable[Span], *, again: bool = True) -> None:
+    """For blocks that can have no huge folio: readahead gives them larger ones than faults do that meet what is cached
+    already."""
+    for block in blocks:
+        if again:
+            drop(fd, [block])
         os.pread(fd, block.size, block.start)
 
 
@@ -86,29 +122,9 @@ def window(fd: int, aim: Aim) -> Window:
         return Window(fd, aim.size, aim.huge)
 
 
-def _missing(found: CachedFile, aim: Aim) -> tuple[list[Span], set[Span]]:
-    """Of what is to be read, the blocks that are in no folio of their size, once a wanted one is not: those that can
-    be dropped, and those that somebody has mapped. Where that is hidden, all can. One that ends behind the file is
-    always among them."""
-    huge = _huge(found, aim.fill, aim.huge)
-    if huge is None:
-        return list(aim.fill), set()
-    if huge.issuperset(aim.wanted):
-        return [], set()
-    rest = [block for block in aim.fill if block not in huge]
-    held = _cached(found, rest, Kind.SHARED)
-    return [block for block in rest if block not in held], held
-
-
-def _whole(found: CachedFile, aim: Aim) -> list[Span]:
-    """The wanted blocks that are in no folio of their size; all, where that is hidden."""
-    huge = _huge(found, aim.wanted, aim.huge) or frozenset()
-    return [block for block in aim.wanted if block not in huge]
-
-
 def _huge(found: CachedFile, blocks: Iterable[Span], huge: int) -> frozenset[Span] | None:
     """Those that lie in folios of `huge` bytes or more; None where that is hidden."""
-    if found.runs is None:
+    if found.runs is None or _TELL_SIZES.isdisjoint(found.how):
         return None
     order = (huge // found.page).bit_length() - 1
     spans: list[Span] = []

@@ -102,8 +102,9 @@ def warm(path: str, *, whole: bool = False, force: bool = False) -> Warmed:
                 held = fill(fd, aim)
         except Pointless as refused:
             return Warmed(path, Outcome.REFUSED, refused.why, refused.remedy, status.st_size, policy.pmd_size)
-        found = _judged(path, aim, before, see(fd, aim, touch=True), time.monotonic() - began)
-        return _with_holders(found, status) if held and not found.is_warm else found
+        after = see(fd, aim, touch=True)
+        found = _judged(path, aim, before, after, time.monotonic() - began)
+        return found if found.is_warm else _with_holders(found, status, None if after.orders is None else held)
     finally:
         os.close(fd)
 
@@ -120,10 +121,16 @@ def _judged(path: str, aim: Aim, before: Seen, after: Seen, seconds: float) -> W
     return replace(found, outcome=Outcome.PARTLY, why=why, remedy="try again when more memory is free")
 
 
-def _with_holders(found: Warmed, status: os.stat_result) -> Warmed:
+def _with_holders(found: Warmed, status: os.stat_result, held: bool | None) -> Warmed:
+    """`held`: whether pages are mapped that could not be dropped; None where that is hidden."""
+    if held is False:
+        return found
     who, complete = holders(os.path.realpath(found.path), status)
-    why, remedy = "what processes have mapped cannot be dropped", "--rewrite, then start them again"
-    return replace(found, outcome=Outcome.HELD, why=why, remedy=remedy, holders=who, all_seen=complete)
+    if held or who:
+        why, remedy = "what processes have mapped cannot be dropped", "--rewrite, then start them again"
+        return replace(found, outcome=Outcome.HELD, why=why, remedy=remedy, holders=who, all_seen=complete)
+    why = f"{found.why}, or processes of other users have it mapped"
+    return found if complete else replace(found, why=why, all_seen=False)
 
 
 def _check_file_system(path: str, fd: int, aim: Aim, policy: Policy) -> None:

@@ -1,4 +1,4 @@
-"""pagecache.window: reads a file in the largest folios there are. In: a descriptor, blocks of it. Out: they are cached.
+"""pagecache.window: reads a file in the largest folios there are. In: a descriptor, blocks. Out: they are cached.
 
 A fault through a mapping with MADV_HUGEPAGE reads the whole block around it into one folio (do_sync_mmap_readahead, in
 mm/filemap.c), where plain reads and readahead give folios of 4 to 64 KiB. What is in the page cache already keeps its
@@ -10,7 +10,6 @@ import ctypes
 import errno
 import mmap
 import os
-import re
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -94,14 +93,20 @@ class Window:
         if self._libc.madvise(self.address + block.start, block.size, advice):
             raise _error()
 
-    def mapped_huge(self) -> int:
-        """Bytes of it that are huge mappings (FilePmdMapped, or ShmemPmdMapped of a file in memory). A block becomes
-        one when it is read and its folio has that size."""
-        with open("/proc/self/smaps") as smaps:
-            text = smaps.read()
-        entry = re.search(rf"^{self.address:x}-.*?^VmFlags", text, re.M | re.S)
-        found = re.findall(r"^(?:File|Shmem)PmdMapped:\s*(\d+) kB", entry[0], re.M) if entry else []
-        return sum(map(int, found)) * 1024
+    def huge_blocks(self, blocks: Iterable[Span]) -> frozenset[Span] | None:
+        """Those that are one mapping each, of blocks that have been read and not touched otherwise; needs no privilege.
+        A fault maps pages around it, 64 KiB at most: if the block's last page has come to be mapped with its first one,
+        both are in one folio, mapped by one entry. None where the process may not read its own page table, as after a
+        change of its user without an exec."""
+        try:
+            with open("/proc/self/pagemap", "rb", 0) as pagemap:
+                return frozenset(block for block in blocks if self._is_present(pagemap.fileno(), block.end - 1))
+        except PermissionError:
+            return None
+
+    def _is_present(self, pagemap: int, offset: int) -> bool:
+        entry = os.pread(pagemap, 8, (self.address + offset) // mmap.PAGESIZE * 8)
+        return int.from_bytes(entry, "little") >> 63 == 1
 
 
 def _error() -> OSError:

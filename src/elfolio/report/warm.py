@@ -85,7 +85,7 @@ def _remarks(one: "Warmed", width: int, ink: Ink, *, detailed: bool) -> Iterator
         named = ", ".join(f"{holder.pid} {plain(holder.name)}" for holder in one.holders[:_NAMED])
         yield from wrapped(f"{say}: {named}{f' and {more} more' if more > 0 else ''}", width, "    ")
     if not one.all_seen:
-        yield "    the maps of other users' processes are hidden: as root, all are asked"
+        yield "    the maps of some processes are hidden from this user"
     if one.remedy:
         yield ink("soft", f"    -> {one.remedy}")
 
