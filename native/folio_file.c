@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -70,6 +71,19 @@ static int add_cached(struct folios *f, uint64_t first, size_t n, const unsigned
     return err;
 }
 
+/* Whether a PMD could map any of it; where frames are hidden, one may. It spares asking over small pages. */
+static int may_be_huge(const struct folios *f, uint64_t first, size_t n)
+{
+    size_t to_block = (f->pmd - first % f->pmd) % f->pmd;
+    int hidden = f->flags < 0;
+    for (size_t i = 0; i < n && !hidden; i++)
+        hidden = (f->entry[i] & PM_PRESENT) && !(f->entry[i] & PM_FRAME);
+    for (size_t i = to_block; i < n && !hidden; i += f->pmd)
+        if (f->entry[i] & PM_PRESENT && (f->entry[i] & PM_FRAME) % f->pmd == 0)
+            return 1;
+    return hidden;
+}
+
 static int look(struct folios *f, char *memory, uint64_t first, size_t n, unsigned char *in_core, uint64_t *cached)
 {
     uint64_t page = f->page, at = (uintptr_t)memory / page;
@@ -85,7 +99,8 @@ static int look(struct folios *f, char *memory, uint64_t first, size_t n, unsign
     err = folios_read_entries(f, at, &got);
     if (!err && got == n && touch_rest(f, (uintptr_t)memory, n, in_core, page))
         err = folios_read_entries(f, at, &got);
-    if (!err && got == n)
+    memset(f->mark, 0, n);
+    if (!err && got == n && may_be_huge(f, at, n))
         err = folios_read_marks(f, at, n);
     for (size_t i = 0; i < got; i++)
         *cached += f->entry[i] >> 63;

@@ -46,16 +46,23 @@ def word(path: str, index: int) -> int:
 
 def order_of(frame: int) -> int:
     """Counts the folio's frames: back to the head, then forward past the tails."""
-    flags = word("/proc/kpageflags", frame)
-    if not flags & (HEAD | TAIL):
-        return 0
-    head = frame
-    while not word("/proc/kpageflags", head) & HEAD:
-        head -= 1
-    end = head + 1
-    while word("/proc/kpageflags", end) & TAIL:
-        end += 1
-    return (end - head).bit_length() - 1
+    fd = os.open("/proc/kpageflags", os.O_RDONLY)
+    try:
+
+        def flags(of: int) -> int:
+            return int.from_bytes(os.pread(fd, 8, 8 * of), "little")
+
+        if not flags(frame) & (HEAD | TAIL):
+            return 0
+        head = frame
+        while not flags(head) & HEAD:
+            head -= 1
+        end = head + 1
+        while flags(end) & TAIL:
+            end += 1
+        return (end - head).bit_length() - 1
+    finally:
+        os.close(fd)
 
 
 def frames_of(fd: int, size: int, offset: int = 0) -> list[int | None]:

@@ -29,6 +29,8 @@ __all__ = ["CacheStat", "CachedFile", "Progress", "cachestat", "look", "open_qui
 
 _BATCH = 1 << 16
 """FOLIO_BATCH (native/folios.h), in pages: no folio lies in two."""
+_LARGE = 16 << 30
+"""Bytes above which cachestat, which is fast over what is not cached, is asked before mincore."""
 _HUGETLBFS = 0x958458F6
 """HUGETLBFS_MAGIC (include/uapi/linux/magic.h)."""
 
@@ -118,24 +120,36 @@ def look(fd: int, start: int = 0, length: int | None = None, *, progress: Progre
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         is_directory = stat.S_ISDIR(status.st_mode)
-        raise OSError(*((errno.EISDIR, "a directory") if is_directory else (errno.EINVAL, "no regular file")))
+        raise OSError(*((errno.EISDIR, "a directory") if is_directory else (errno.EINVAL, "not a regular file")))
     if _native.file_system(fd) == _HUGETLBFS:
         return _hugetlb(status)
-    truthful = _native.mincore_truthful(fd, status.st_size)
+    truthful = _is_truthful(fd, status.st_size)
     page, size = mmap.PAGESIZE, status.st_size
     start = min(round_down(start, page), round_up(size, page))
     end = size if length is None else min(start + length, size)
-    part = _Part(fd, start, max(0, end - start), cachestat(fd, start, max(0, end - start)) if end > start else None)
     if end <= start:
         return CachedFile(size, start, 0, page, 0, 0, 0, (), ("stat",))
+    part = _Part(fd, start, end - start)
     return _seen(part, size, progress) if truthful else _unseen(part, size)
+
+
+def _is_truthful(fd: int, size: int) -> bool:
+    try:
+        return _native.mincore_truthful(fd, size)
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EIO):  # the second of files in /proc (proc_reg_mmap, fs/proc/inode.c)
+            raise OSError(errno.ENODEV, "it has no page cache") from error
+        raise
 
 
 class _Part(NamedTuple):
     fd: int
     start: int
     length: int
-    told: CacheStat | None
+
+    def told(self) -> CacheStat | None:
+        """It walks over every page: asked where it is needed."""
+        return cachestat(self.fd, self.start, self.length)
 
     @property
     def pages(self) -> tuple[int, int]:
@@ -145,7 +159,7 @@ class _Part(NamedTuple):
 
 def _unseen(part: _Part, size: int) -> CachedFile:
     """Somebody else's file."""
-    page, told = mmap.PAGESIZE, part.told
+    page, told = mmap.PAGESIZE, part.told()
     counts = (None, None, None) if told is None else tuple(count * page for count in told[:3])
     how = () if told is None else ("cachestat",)
     hidden = "what is cached: only the file's owner, who may write to it, and root are told (mincore, cachestat)"
@@ -160,16 +174,14 @@ def _seen(part: _Part, size: int, progress: Progress | None) -> CachedFile:
     page, found = mmap.PAGESIZE, _Found()
     runs = tuple(joined(_runs(part, found, progress)))
     how = ["mincore", "pagemap"] if found.pagemap else ["mincore"]
-    dirty: int | None
-    writeback: int | None
+    dirty: int | None = None
+    writeback: int | None = None
     if not found.hidden:
         how.append("kpageflags")
         dirty, writeback = (_bytes(runs, kind) for kind in (Kind.DIRTY, Kind.WRITEBACK))
-    elif part.told is not None and (part.told.cached or not found.cached):  # overlayfs's own file has no pages
+    elif (told := part.told()) is not None and (told.cached or not found.cached):  # overlayfs's own file has no pages
         how.append("cachestat")
-        dirty, writeback = part.told.dirty * page, part.told.writeback * page
-    else:
-        dirty = writeback = None
+        dirty, writeback = told.dirty * page, told.writeback * page
     hidden = ""
     if not found.pagemap:
         hidden = "the orders of folios: /proc/self/pagemap cannot be opened"
@@ -203,10 +215,12 @@ def _runs(part: _Part, found: _Found, progress: Progress | None) -> Iterator[Run
     with ExitStack() as stack:
         pagemap = _opened(stack, "/proc/self/pagemap")
         kpageflags = _opened(stack, "/proc/kpageflags")
+        told = part.told() if part.length > _LARGE else None
+        is_sparse = told is not None and 0 < told.cached < (last - at) // 2
         found.pagemap, found.hidden = pagemap >= 0, kpageflags < 0
         while at < last:
             stop = min(last, round_down(at, _BATCH) + _BATCH)
-            if not _is_empty(part, at, stop):
+            if not (is_sparse and _is_empty(part.fd, at, stop)):
                 packed, cached, has_scan, hidden = _native.file_folios(part.fd, pagemap, kpageflags, pmd, at, stop - at)
                 found.cached += cached
                 found.has_scan = found.has_scan and bool(has_scan)
@@ -217,11 +231,9 @@ def _runs(part: _Part, found: _Found, progress: Progress | None) -> Iterator[Run
                 progress(min(at * page - part.start, part.length), part.length)
 
 
-def _is_empty(part: _Part, first: int, last: int) -> bool:
-    """Whether cachestat spares the question to mincore. Of an overlayfs's files it says 0, and is not heard then."""
-    if part.told is None or not 0 < part.told.cached < (part.pages[1] - part.pages[0]) // 2:
-        return False
-    told = cachestat(part.fd, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+def _is_empty(fd: int, first: int, last: int) -> bool:
+    """Whether cachestat spares the question to mincore. Of an overlayfs's files it says 0 always: is_sparse is false."""
+    told = cachestat(fd, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
     return told is not None and not told.cached
 
 
