@@ -31,8 +31,9 @@ def main(words: list[str]) -> int:
             found = times[0][2]
             touched = min(timed(lambda: touch(file.fileno(), size))[0] for _ in range(3))
         wall, cpu = min(one[0] for one in times), min(one[1] for one in times)
+        gib = (found.cached or 0) / G
         print(
-            f"{(found.cached or 0) / G:.2f} GiB written in pieces of {piece >> 10} KiB: {wall:.3f} s, {cpu:.3f} s of CPU; "
+            f"{gib:.2f} GiB written in pieces of {piece >> 10} KiB: {wall:.3f} s, {cpu:.3f} s of CPU; "
             f"a touch of each page {touched:.3f} s; {len(found.runs or ())} runs, folios by order {found.folios}"
         )
     print(f"largest resident size {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB, mapped files in it")

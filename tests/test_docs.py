@@ -90,4 +90,4 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
 def test_the_names_that_a_page_uses_exist(page: Path) -> None:
     """Every `elfolio.name` of a page is a public name of the package or a module of it."""
     for name in re.findall(r"\belfolio\.(\w+)", page.read_text()):
-        assert name in (*dir(elfolio), "kernel", "spawn", "_native"), name
+        assert name in (*dir(elfolio), "kernel", "live", "spawn", "_native"), name

@@ -232,7 +232,8 @@ def _runs(part: _Part, found: _Found, progress: Progress | None) -> Iterator[Run
 
 
 def _is_empty(fd: int, first: int, last: int) -> bool:
-    """Whether cachestat spares the question to mincore. Of an overlayfs's files it says 0 always: is_sparse is false."""
+    """Whether cachestat spares the question to mincore. Of an overlayfs's files it always says 0: they are no sparse
+    ones (_runs)."""
     told = cachestat(fd, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
     return told is not None and not told.cached
 
