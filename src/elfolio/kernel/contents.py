@@ -61,6 +61,13 @@ class Contents:
         """Pages are empty, or the file's, again."""
         self.unmapped(mm, start, end)
 
+    def removed(self, mm: "Mm", area: "Area", start: int, end: int) -> None:
+        """The file's pages are empty, for all who map them."""
+        low = area.offset + start - area.start
+        for file, at in list(self._files):
+            if file is area.file and low <= at < low + end - start:
+                del self._files[file, at]
+
     def forked(self, parent: "Mm", child: "Mm") -> "Contents":
         """A copy; shared memory stays one."""
         copy = Contents(self._files)

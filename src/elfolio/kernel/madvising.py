@@ -67,6 +67,8 @@ def madvise(mm: Mm, op: Madvise) -> int:
         return 0
     if advice.startswith("POPULATE") and mm.policy["populate_at_once"]:
         return populate(mm, start, start + rounded, advice=True, write=advice == "POPULATE_WRITE")
+    if mm.seals_first and any(_kept(at, advice) for at in mm.over(start, start + rounded)):
+        return -EPERM
     return _walk(mm, start, start + rounded, advice, None)
 
 
@@ -114,7 +116,7 @@ def _walk(mm: Mm, start: int, end: int, advice: str, name: str | None) -> int:
 
 
 def _one(mm: Mm, area: Area, start: int, end: int, advice: str, name: str | None) -> Area | int:
-    if area.flags & _SEALED and advice in _DISCARDS and area.anonymous and not area.flags & _WRITE:
+    if _kept(area, advice):
         return -EPERM
     if advice == "name":
         return _rename(mm, area, start, end, name)
@@ -131,6 +133,11 @@ def _one(mm: Mm, area: Area, start: int, end: int, advice: str, name: str | None
         return area
     made = mm.change(area, start, end, flags)
     return -EAGAIN if made == -ENOMEM else made
+
+
+def _kept(area: Area, advice: str) -> bool:
+    """can_madvise_modify: what is sealed and could not be written may not be thrown away either."""
+    return bool(area.flags & _SEALED and advice in _DISCARDS and area.anonymous and not area.flags & _WRITE)
 
 
 def _refused(mm: Mm, area: Area, advice: str) -> int:
@@ -193,6 +200,8 @@ def _remove(mm: Mm, area: Area, start: int, end: int) -> int:
     if area.flags & (_SHARED | _MAYWRITE) != _SHARED | _MAYWRITE:
         return -EACCES
     _drop(mm, area, start, end)
+    for watcher in mm.watchers:
+        watcher.removed(mm, area, start, end)
     return 0
 
 

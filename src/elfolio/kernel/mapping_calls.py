@@ -222,7 +222,8 @@ def region(mm: Mm, start: int, end: int, vm: int, file: Mappable | None, offset:
     mm.total += size
     if (before is not None and before.end == start) or (after is not None and after.start == end):
         closes = file.closes if file is not None else False
-        area = mm.merge_new(Given(start, end, vm, offset, file, start, closes=closes), before, after)
+        new = Given(start, end, vm, offset, file, start, closes=closes)
+        area = mm.merge_new(new, before, after, mapped=True)
         if area is not None:
             if vm & _LOCKED:
                 mm.locked += size

@@ -74,7 +74,16 @@ SIDES = SIDES._replace(source="can_vma_merge_right (mm/vma.c)")
 class Rules:
     """The switches that merging asks, read once."""
 
-    __slots__ = ("anon_pgoff", "brk_below_only", "close", "copied_from", "ignored", "sticky", "unfaulted_target")
+    __slots__ = (
+        "above_first",
+        "anon_pgoff",
+        "brk_below_only",
+        "close",
+        "copied_from",
+        "ignored",
+        "sticky",
+        "unfaulted_target",
+    )
 
     def __init__(self, policy: Policy) -> None:
         sticky = _SOFTDIRTY | _MAYBE_GUARD if policy["sticky_flags"] else _SOFTDIRTY
@@ -85,6 +94,7 @@ class Rules:
         self.copied_from = bool(policy["mremap_copied_from_fork_check"])
         self.anon_pgoff = bool(policy["anon_pgoff"])
         self.brk_below_only = bool(policy["brk_below_only"])
+        self.above_first = bool(policy["mmap_above_first"])
 
 
 class Given(NamedTuple):

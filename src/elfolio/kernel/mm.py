@@ -6,6 +6,7 @@ applies operations to it. All addresses and lengths are bytes.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from errno import EINVAL, ENOMEM, EPERM
 
@@ -86,6 +87,8 @@ class Mm:
         """PR_MDWE_*."""
         self.thp_disable = 0
         self.read_implies_exec = False
+        self.seals_first = False
+        """Whether something may be sealed, by a kernel that asks of a whole range first (mseal_each_vma)."""
         self.merged = 0
         """How often something merged."""
         self.missed: Counter[str] = Counter()
@@ -190,19 +193,19 @@ class Mm:
     # --- splitting and merging --------------------------------------------------------------------
 
     def merge_new(
-        self, new: Given, before: Area | None, after: Area | None, *, below_only: bool = False
+        self, new: Given, before: Area | None, after: Area | None, *, below_only: bool = False, mapped: bool = False
     ) -> Area | None:
-        """vma_merge_new_range: a neighbour extended over a range where nothing is, or None."""
-        rule = left(before, new, self.rules)
-        into_left = before is not None and rule is None
-        if rule is not None and rule is not TOUCH:
-            self.missed[rule.name] += 1
-        into_right = False
+        """vma_merge_new_range: a neighbour extended over a range where nothing is, or None. `mapped`: it is mmap that
+        asks, which had an order of its own (mmap_above_first)."""
+        upwards = mapped and self.rules.above_first
+        into_left = into_right = False
+        if not upwards:
+            into_left = self._fits(left(before, new, self.rules))
         if not below_only:
-            rule = right(after, new, self.rules, before if into_left else None)
-            into_right = after is not None and rule is None
-            if rule is not None and rule is not TOUCH:
-                self.missed[rule.name] += 1
+            into_right = self._fits(right(after, new, self.rules, before if into_left else None))
+        if upwards:
+            owner = after.anon_vma if into_right and after is not None else new.anon_vma
+            into_left = self._fits(left(before, new._replace(anon_vma=owner), self.rules))
         target = None
         if into_left:
             assert before is not None
@@ -228,6 +231,12 @@ class Mm:
         target.flags |= new.flags & self.rules.sticky
         self.merged += 1
         return target
+
+    def _fits(self, rule: Rule | None) -> bool:
+        """Whether there is none; one that keeps neighbours apart is counted."""
+        if rule is not None and rule is not TOUCH:
+            self.missed[rule.name] += 1
+        return rule is None
 
     def modify(self, area: Area, start: int, end: int, new: Given) -> Area | int:
         """vma_modify: a part of an area is about to become what `new` says, without its flags being set: the area
@@ -344,6 +353,13 @@ class Mm:
         if target.anon_vma is None and source.anon_vma is not None:
             target.anon_vma, target.chain = source.anon_vma, source.chain
 
+    def over(self, start: int, end: int) -> Iterator[Area]:
+        """The areas of which a part lies in the range, ascending."""
+        area = self.areas.find(start)
+        while area is not None and area.start < end:
+            yield area
+            area = area.next
+
     # --- taking away ------------------------------------------------------------------------------
 
     def unmap(self, start: int, end: int) -> int:
@@ -355,6 +371,8 @@ class Mm:
             return -ENOMEM
         at: Area | None = area
         while at is not None and at.start < end:
+            if at.flags & _SEALED and self.seals_first:
+                return -EPERM
             if at.flags & _SEALED or at.special is not None:
                 error = self._split_ends(area, start, end)
                 if error:
@@ -416,6 +434,7 @@ class Mm:
         child = self._heir()
         child.start_brk, child.brk, child.start_stack = self.start_brk, self.brk, self.start_stack
         child.read_implies_exec = self.read_implies_exec
+        child.seals_first = self.seals_first
         child._anon_vmas, child._files = self._anon_vmas, self._files
         copies = []
         for area in self.areas:

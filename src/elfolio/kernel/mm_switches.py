@@ -133,6 +133,15 @@ MM_SWITCHES = (
         (((0,), False), ((6, 16), True)),
     ),
     Switch(
+        "mmap_above_first",
+        "a new mapping between two neighbours asks the upper one first, and the lower one only whether it fits that: "
+        "where both are faulted apart, or the upper one is faulted and the lower is not, the upper one grows; else "
+        "the lower one is asked first, and grows",
+        "mmap_region (mm/mmap.c), later vma_merge_new_range (mm/vma.c)",
+        "read in 5.10.223, 6.1.192, 6.12.107; running 6.1.192 does, 6.12.117 does not; 6.1 by the maple tree's series",
+        (((0,), False), ((6, 1), True), ((6, 12), False)),
+    ),
+    Switch(
         "mremap_copied_from_fork_check",
         "that holds for the source of a mremap too, and its anon_vma goes to the neighbour that it merges into",
         f"is_mergeable_anon_vma, vma_expand {_VMA}",
@@ -219,6 +228,13 @@ MM_SWITCHES = (
         "do_mseal (mm/mseal.c)",
         "6.10",
         (((0,), False), ((6, 10), True)),
+    ),
+    Switch(
+        "mseal_each_vma",
+        "a call that meets a sealed mapping has changed what lies below it; before, it looked at the whole range first",
+        "can_modify_vma, earlier can_modify_mm (mm/vma.h, mm/mseal.c)",
+        "commits 4a2dd02b0916, df2a7df9a9aa, 23c57d1fa2b9 (6.12); read in 6.12.107; 6.10 and 6.11 recalled",
+        (((0,), False), ((6, 12), True)),
     ),
     Switch(
         "populate_at_once",

@@ -202,6 +202,9 @@ class Tables:
     def dropped(self, mm: "Mm", area: "Area", start: int, end: int) -> None:
         """Nothing: tables stay when pages go (kernels with CONFIG_PT_RECLAIM, from 6.14, free what gets empty)."""
 
+    def removed(self, mm: "Mm", area: "Area", start: int, end: int) -> None:
+        """Nothing, as above."""
+
     def forked(self, parent: "Mm", child: "Mm") -> "Tables":
         """copy_page_range: those of memory with an anon_vma; all else is faulted in anew."""
         copy = Tables(self._policy)

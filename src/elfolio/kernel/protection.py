@@ -56,6 +56,8 @@ def mprotect(mm: Mm, op: Mprotect) -> int:
         return -ENOMEM
     elif grows:
         return -EINVAL  # no machine that is modelled has stacks that grow upwards
+    if mm.seals_first and any(at.flags & _SEALED for at in mm.over(start, end)):
+        return -EPERM
     return _protect(mm, area, start, end, prot & ACCESS)
 
 
@@ -228,6 +230,7 @@ def mseal(mm: Mm, op: Mseal) -> int:
     end = start + rounded
     if end == start:
         return 0
+    mm.seals_first = not mm.policy["mseal_each_vma"]
     return _contiguous(mm, start, end) or _walk(mm, start, end, lambda old: old | _SEALED)
 
 

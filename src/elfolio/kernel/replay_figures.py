@@ -66,6 +66,8 @@ class MoveCosts:
 
     def dropped(self, mm: Mm, area: Area, start: int, end: int) -> None: ...
 
+    def removed(self, mm: Mm, area: Area, start: int, end: int) -> None: ...
+
     def forked(self, parent: Mm, child: Mm) -> "MoveCosts":
         return self
 

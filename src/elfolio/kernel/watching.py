@@ -28,5 +28,8 @@ class Watcher(Protocol):
     def dropped(self, mm: "Mm", area: "Area", start: int, end: int) -> None:
         """Pages were given back, the mapping stays (MADV_DONTNEED and its like)."""
 
+    def removed(self, mm: "Mm", area: "Area", start: int, end: int) -> None:
+        """And so were those of the file that is mapped there: they are holes now (MADV_REMOVE)."""
+
     def forked(self, parent: "Mm", child: "Mm") -> "Watcher":
         """The one of a child."""
