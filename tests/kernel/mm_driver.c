@@ -49,7 +49,7 @@ static int64_t fill(volatile uint64_t start, uint64_t length, uint64_t first, ui
 {
     if (sigsetjmp(faulted, 1))
         return -EFAULT;
-    for (volatile uint64_t n = 0; n < length / page; n++) {
+    for (volatile uint64_t n = 0; n * page < length; n++) {
         volatile unsigned char *byte = (volatile unsigned char *)(uintptr_t)(start + n * page);
         unsigned char want = step ? (first + n) % 251 + 1 : first;
         if (!compare)

@@ -15,7 +15,13 @@ from elfolio.kernel.policy import PRESETS, policy
 from tests.kernel.live_host import LiveHost
 from tests.kernel.oracle import host_policy
 
-CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("mm_cases.json").read_text())["cases"]
+
+def _cases(name: str) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = json.loads(Path(__file__).with_name(name).read_text())["cases"]
+    return made
+
+
+CASES, MORE = _cases("mm_cases.json"), _cases("more_cases.json")
 _DECIDABLE = ("syscall", "vma_unit", "pagetable", "exec")
 _UNANSWERED = {
     "vma-unit/prealloc_fail/expand": "memory that the kernel does not get is no rule of a model",
@@ -89,6 +95,39 @@ def test_a_wrong_expectation_fails(case: dict[str, Any]) -> None:
     assert verdict.reason
 
 
+# --- cases of our own, many ----------------------------------------------------------------------
+
+_OF_OTHERS = {
+    "vma-unit/existing/sticky_guard": ("linux-6.18",),
+    "selftests/mm/guard-regions/sticky_flag_shown": ("linux-6.18",),
+    "selftests/mm/guard-regions/file_before_6_15": ("linux-6.18", "linux-7.2"),
+    "derived/place/below_6_7_no_alignment": ("linux-6.18", "linux-7.2"),
+    "derived/exec/ksm_before_6_7_lost": ("linux-6.18", "linux-7.2"),
+}
+"""Cases about later or earlier kernels than the presets for 6.18 and 7.2."""
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_our_own_cases_hold_on_the_model(preset: str) -> None:
+    """None of them fails under any preset; under those for 6.18 and 7.2 each passes that is about them."""
+    verdicts = {_name(case): decide(case, policy(preset)) for case in MORE}
+    assert len(verdicts) == len(MORE)
+    assert {name: verdict.reason for name, verdict in verdicts.items() if verdict.passed is False} == {}
+    assert all(verdict.passed or verdict.reason for verdict in verdicts.values())
+    if preset in ("linux-6.18", "linux-7.2"):
+        open_ = {name for name, verdict in verdicts.items() if verdict.passed is None}
+        assert open_ == {name for name, presets in _OF_OTHERS.items() if preset in presets}
+
+
+def test_our_own_cases_fail_where_they_are_wrong() -> None:
+    """None of them holds with an expectation that is a page, a page table or a content off."""
+    wrong = {_name(case): _wrong(case) for case in MORE if _name(case) not in _OF_OTHERS}
+    changed = {name: case for name, case in wrong.items() if case is not None}
+    assert len(changed) > len(MORE) // 2
+    held = [name for name, case in changed.items() if decide(case, policy("linux-6.18")).passed is not False]
+    assert held == []
+
+
 def test_a_case_about_newer_kernels_is_not_passed() -> None:
     """A case whose min_kernel is above the policy's version is undecided, however it would turn out."""
     case = next(case for case in CASES if case.get("min_kernel") == "6.17")
@@ -111,6 +150,123 @@ def test_an_older_expectation_is_taken() -> None:
     }
     assert decide(case, policy("linux-6.18")).passed is True
     assert decide(case, policy("linux-6.12")).passed is False
+
+
+_PAIR: list[dict[str, Any]] = [
+    {"op": "mmap", "as": "a", "addr": None, "len": "2*P", "prot": "rw-", "flags": ["PRIVATE", "ANON"]}
+]
+
+
+def _verdict(preset: str, **more: Any) -> bool | None:
+    made = {"suite": "t", "name": "t", "kind": "syscall", "setup": _PAIR, "expect": [{"mapped": ["a", "a+2*P"]}]}
+    return decide({**made, **more}, policy(preset)).passed
+
+
+@pytest.mark.parametrize(
+    ("bounds", "older", "newer"),
+    [
+        ({"kernels": ">=6.17; before EFAULT"}, None, True),
+        ({"kernels": "all"}, True, True),
+        ({"kernels": "case-1 merge (fix 6.19, backported 6.18.y)"}, True, True),
+        ({"kernels": "<=6.16 (late flag)"}, True, None),
+        ({"kernels": ">=6.4, <6.17"}, True, None),
+        ({"max_kernel": "6.16"}, True, None),
+        ({"min_kernel": 6.17}, None, True),
+        ({"min_kernel": "6.17-rc1"}, None, True),
+        ({"min_kernel": "6.17", "expect_older": [{"unmapped": ["a", "a+2*P"]}]}, False, True),
+        ({"min_kernel": "6.17", "expect_older": {"until": "6.16", "expect": [{"mapped": ["a", "a+P"]}]}}, True, True),
+        ({"min_kernel": "6.17", "expect_older": "no merge"}, None, True),
+        ({"min_kernel": "6.17", "expect_older": {"6.11": [{"mapped": ["a", "a+P"]}]}}, None, True),
+    ],
+)
+def test_a_case_is_about_its_kernels(bounds: dict[str, Any], older: bool | None, newer: bool | None) -> None:
+    """A case is decided for the versions that it names, in fields or in words, and for no other."""
+    assert (_verdict("linux-6.12", **bounds), _verdict("linux-6.18", **bounds)) == (older, newer)
+
+
+def test_an_older_expectation_may_be_an_errno() -> None:
+    """Where older kernels refuse the last call, expect_older names its errno, and the call may fail there only."""
+    move = {"op": "mremap", "as": "r", "addr": "a", "old_len": "2*P", "new_len": "2*P", "flags": ["MAYMOVE", "FIXED"]}
+    hole = {"op": "munmap", "addr": "a+P", "len": "P"}
+    setup = [{**_PAIR[0], "len": "3*P"}, {**_PAIR[0], "as": "b", "len": "8*P"}, hole, {**move, "new_addr": "b"}]
+    setup[3].update(old_len="3*P", new_len="3*P")
+    more = {"setup": setup, "min_kernel": "6.17", "expect": [{"unmapped": ["b+P", "b+2*P"]}]}
+    assert _verdict("linux-6.12", **more, expect_older={"6.16": "EFAULT"}) is True
+    assert _verdict("linux-6.12", **more, expect_older={"6.16": "EINVAL"}) is False
+    assert _verdict("linux-6.12", **more, expect_older={"6.16": [{"errno": "EFAULT"}]}) is True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "benchmark"},
+        {"expect": {"rule": "they merge"}},
+        {"expect": "they merge"},
+        {"expect": [{"mapped": ["a", "a+P"], "sealed": True}]},
+        {"expect": [{"vmflags_at": "a", "has": ["zz"]}]},
+        {"setup": [{"op": "clone3"}]},
+        {"setup": [{**_PAIR[0], "node": 1}]},
+        {"setup": [{**_PAIR[0], "flags": ["PRIVATE", "UNHEARD"]}]},
+    ],
+)
+def test_what_is_not_known_is_not_guessed(change: dict[str, Any]) -> None:
+    """A kind, an operation, a flag, a check or a detail of one that has no model leaves a case undecided."""
+    assert _verdict("linux-6.18", **change) is None
+
+
+@pytest.mark.parametrize(
+    ("check", "holds"),
+    [
+        ({"mapped": ["a", "a+2*P"], "note": "both"}, True),
+        ({"mapped": ["a", "a+2*P"], "unmapped": ["a", "a+P"]}, False),
+        ({"vma_at": "a", "prot": "rw-p"}, True),
+        ({"vma_at": "a", "prot": "r--"}, False),
+        ({"vma_at": "a", "vmflags_has": "rd wr", "vmflags_lacks": ["sh"]}, True),
+        ({"aligned": "a", "to": "P"}, True),
+        ({"aligned": ["a", "1<<47"]}, False),
+        ({"different_vma": ["a", "a+P"]}, False),
+        ({"same_vma": ["a", "a-P"]}, False),
+        ({"different_vma": ["a", "a-P"]}, False),
+        ({"access_ok": "a"}, True),
+        ({"content": ["a", "2*P"], "byte": 0}, True),
+        ({"content": ["a", "2*P"], "byte": 1}, False),
+    ],
+)
+def test_every_detail_of_a_check_counts(check: dict[str, Any], holds: bool) -> None:
+    """Each check that stands in one object is made, and each of its details."""
+    assert _verdict("linux-6.18", expect=[check]) is holds
+
+
+@pytest.mark.parametrize(
+    ("check", "holds"),
+    [
+        ({"content": ["a", "1"], "byte": 7}, True),
+        ({"content": ["a", "P"], "byte": 7}, False),
+        ({"content": ["a+P", "P"], "byte": 7}, True),
+        ({"content": ["a", "1"], "byte": 0}, False),
+    ],
+)
+def test_a_part_of_a_page_has_its_content(check: dict[str, Any], holds: bool) -> None:
+    """Who writes one byte has not written the page."""
+    written = [
+        {"op": "write", "addr": "a", "len": "1", "byte": 7},
+        {"op": "write", "addr": "a+P", "len": "P", "byte": 7},
+    ]
+    assert _verdict("linux-6.18", setup=[*_PAIR, *written], expect=[check]) is holds
+
+
+def test_two_openings_are_two_files() -> None:
+    """What is opened once more does not merge with the first opening; a dup does."""
+    first = {**_PAIR[0], "prot": "r--", "flags": ["PRIVATE", "FIXED"], "addr": "a", "len": "P", "fd": "f"}
+    for op, merged in (("open", False), ("dup", True)):
+        setup = [
+            *_PAIR,
+            {"op": "file", "as": "f", "len": "2*P"},
+            {"op": op, "as": "g", "of": "f"},
+            first,
+            {**first, "as": "b", "addr": "a+P", "fd": "g", "off": "P"},
+        ]
+        assert _verdict("linux-6.18", setup=setup, expect=[{"same_vma": ["a", "a+P"]}]) is merged
 
 
 def test_flags_may_be_numbers() -> None:

@@ -119,7 +119,7 @@ def _command(kernel: Kernel, root: Path, folder: Path, memory_mib: int) -> list[
     command += ["-accel", _accelerator(kernel.architecture), *machine.options, "-smp", "2", "-m", str(memory_mib)]
     command += ["-display", "none", "-serial", f"file:{folder}/console"]
     command += ["-kernel", str(kernel.image), "-initrd", f"{folder}/initramfs"]
-    command += ["-append", f"console={machine.console} panic=-1 mitigations=off nokaslr"]
+    command += ["-append", f"console={machine.console} panic=-1 mitigations=off nokaslr no_timer_check"]
     for tag, path, access in (("host", root, ",readonly=on,multidevs=remap"), ("lab", f"{folder}/shared", "")):
         command += ["-fsdev", f"local,id={tag},path={path},security_model=none{access}"]
         command += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]

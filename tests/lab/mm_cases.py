@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from elfolio.kernel.case_host import CaseHost, ModelHost, Undecidable
-from elfolio.kernel.cases import Run, _expected, decide
+from elfolio.kernel.case_versions import Expected, expected
+from elfolio.kernel.cases import decide, run
 from tests.lab.mm_live import RemoteHost, Rules, Spare
 from tests.lab.mm_machine import Machine
 
 __all__ = ["Share", "run_cases"]
 
-CASES: list[dict[str, Any]] = json.loads((Path(__file__).resolve().parent.parent / "kernel/mm_cases.json").read_text())[
-    "cases"
+_KERNEL = Path(__file__).resolve().parent.parent / "kernel"
+CASES: list[dict[str, Any]] = [
+    case for name in ("mm_cases", "more_cases") for case in json.loads((_KERNEL / f"{name}.json").read_text())["cases"]
 ]
 _SIZES = re.compile(r"[KMG]\b|0x|<<|\d{4}|check_access|pattern_off|pagetable")
 """What ties a case to pages of 4 KiB."""
@@ -67,11 +69,11 @@ def run_cases(made: Machine, rules: Rules) -> Share:
 def _run(case: Mapping[str, Any], rules: Rules, spare: Spare, share: Share) -> None:
     """On the model, and there: both must do what the case says."""
     page = rules.policy.page_size
-    expected, _ = _expected(case, rules.policy)
+    wanted = expected(case, rules.policy)
     host = RemoteHost(spare, rules.policy.machine, page)
     try:
         sides: dict[str, CaseHost] = {"model": ModelHost(rules.policy), "kernel": host}
-        failed = [f"{name}: {why}" for name, side in sides.items() if (why := _failure(case, expected, side, page))]
+        failed = [f"{name}: {why}" for name, side in sides.items() if (why := _failure(case, wanted, side, page))]
         share.add(f"{case['name']}: {'; '.join(failed)}" if failed else "")
     except Undecidable as error:
         share.kinds[str(error)] += 1
@@ -81,7 +83,5 @@ def _run(case: Mapping[str, Any], rules: Rules, spare: Spare, share: Share) -> N
         host.close()
 
 
-def _failure(case: Mapping[str, Any], expected: Any, host: CaseHost, page: int) -> str:
-    at = Run(host)
-    at.names["P"] = page
-    return next(filter(None, map(at.step, case["setup"])), "") or at.checks(expected)
+def _failure(case: Mapping[str, Any], wanted: Expected, host: CaseHost, page: int) -> str:
+    return run(case, host, wanted, page).reason

@@ -180,6 +180,9 @@ class Spare:
         self.fds = {True: [made.wish(MEMORY, payload=b"case") for _ in range(_ROOM)]}
         paths = [f"{made.place}/case{n}" for n in range(_ROOM)]
         self.fds[False] = [made.wish(OPEN, _CREATE, payload=path.encode()) for path in paths]
+        again = [made.wish(OPEN, _CREATE, payload=path.encode()) for path in paths]
+        self.again = dict(zip(self.fds[False], again, strict=True))
+        """Each file on disk once more, opened anew."""
 
     def empty(self) -> dict[bool, list[int]]:
         """All of them."""
@@ -194,6 +197,7 @@ class RemoteHost(LiveHost):
     def __init__(self, spare: Spare, machine: str, page: int) -> None:
         self._spare = spare
         self._fds = spare.empty()
+        self._again = spare.again
         self.live = RemoteLive(spare.machine, machine, page, {})
 
     def close(self) -> None:

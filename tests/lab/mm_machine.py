@@ -158,7 +158,7 @@ def _command(kernel: Kernel, folder: Path, large: bool) -> Sequence[str]:
     command += ["-accel", _accelerator(kernel.architecture), *options, "-smp", "2", "-m", str(_MEMORY_MIB)]
     command += ["-display", "none", "-serial", f"file:{folder}/console"]
     command += ["-kernel", str(kernel.image), "-initrd", f"{folder}/initramfs"]
-    command += ["-append", f"console={shape.console} panic=-1 mitigations=off nokaslr quiet"]
+    command += ["-append", f"console={shape.console} panic=-1 mitigations=off nokaslr quiet no_timer_check"]
     command += ["-device", "virtio-serial-pci", "-chardev", "stdio,id=lab,signal=off"]
     return [*command, "-device", "virtserialport,chardev=lab,name=lab,nr=1"]
 

@@ -32,7 +32,8 @@ _ROW = (
     "| {boot:.0f} s | {all:.0f} s |\n"
 )
 _LEGEND = """
-- cases: those of `tests/kernel/mm_cases.json` that need only system calls and are about that kernel by its policy;
+- cases: those of `tests/kernel/mm_cases.json` and `more_cases.json` that need only system calls and are about that
+  kernel by its policy;
   with larger pages those that name no other size than a page. Model and kernel must both do what the case says.
 - operations: random ones (`tests/kernel/sequences.py`), all kinds, half at existing boundaries, with forks and
   faults. After each, the results, and start, end, permissions, offset and VmFlags of every VMA are compared.

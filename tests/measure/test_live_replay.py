@@ -19,7 +19,7 @@ from elfolio.kernel.trace import Log
 from elfolio.kernel.trace_record import read_record
 from elfolio.kernel.trace_steps import Do, Exec, Fork, Gone, Step, Steps
 from elfolio.live.host import policy_here
-from elfolio.measure.live_cases import LiveCaseHost
+from elfolio.measure.live_cases import LiveCaseHost, decide_live
 from elfolio.measure.live_replay import LiveReplay, replay_live
 from elfolio.measure.oracle import shown_model, twin
 from elfolio.measure.oracle_child import DRIVER, OracleChild, oracle_child
@@ -190,6 +190,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, words: tuple[str, 
 
 
 _CASES = Path(__file__).resolve().parent.parent / "kernel/mm_cases.json"
+_MORE = _CASES.with_name("more_cases.json")
 
 
 def _checked(path: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
@@ -227,3 +228,25 @@ def test_a_case_that_only_the_kernel_fails_is_named(tmp_path: Path, seed: Oracle
     with pytest.raises(Undecidable, match="own"):
         host.apply(Munmap(DRIVER.start, PAGE))
     host.close()
+
+
+@pytest.mark.skipif(PAGE != 4096, reason="the cases count in pages of 4 KiB")
+def test_our_own_cases_hold_on_the_running_kernel(seed: OracleChild, tmp_path: Path) -> None:
+    """Each does that was seen to hold, model and kernel alike, as far as this kernel is what it is about."""
+    seen = [case for case in json.loads(_MORE.read_text())["cases"] if case.get("observed")]
+    verdicts = {f"{case['suite']}/{case['name']}": decide_live(case, policy_here(), seed, tmp_path) for case in seen}
+    assert {name: verdict.reason for name, verdict in verdicts.items() if verdict.passed is False} == {}
+    assert sum(verdict.passed is True for verdict in verdicts.values()) > 200
+
+
+@pytest.mark.skipif(PAGE != 4096, reason="the cases count in pages of 4 KiB")
+def test_the_child_reads_all_of_a_page(seed: OracleChild, tmp_path: Path) -> None:
+    """One byte written is one byte there: the rest of the page has what it had."""
+    setup = [
+        {"op": "mmap", "as": "a", "addr": None, "len": "P", "prot": "rw-", "flags": ["PRIVATE", "ANON"]},
+        {"op": "write", "addr": "a+1", "len": "1", "byte": 7},
+    ]
+    for start, length, byte, holds in (("a", "1", 0, True), ("a+1", "1", 7, True), ("a", "P", 0, False)):
+        check = {"content": [start, length], "byte": byte}
+        case = {"suite": "t", "name": "t", "kind": "syscall", "setup": setup, "expect": [check]}
+        assert decide_on(case, policy_here(), LiveCaseHost(seed, tmp_path)).passed is holds

@@ -3,12 +3,12 @@
 The checks of kernel.cases, each named by the key that makes it one.
 """
 
-from collections.abc import Callable, Mapping
-from errno import errorcode
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from elfolio.kernel.calls import Touch
 from elfolio.kernel.case_host import Undecidable
+from elfolio.kernel.case_words import error_name, outcome, unknown
 from elfolio.kernel.space import Vma
 from elfolio.kernel.vmflags import MNEMONICS, VmFlags
 from elfolio.span import Span
@@ -19,43 +19,53 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 Check = Mapping[str, Any]
+_LETTERS: Mapping[str, int] = MNEMONICS | {"ui": 1 << 41}
+"""The last is VM_UFFD_MINOR, where x86-64 has it."""
 
 
 def check(at: "Run", one: Check) -> str:
-    """Raises Undecidable for one that a host cannot answer."""
-    for key, how in _CHECKS.items():
-        if key in one:
-            return how(at, one)
-    raise Undecidable(f"no model of the check {', '.join(one)}")
+    """Raises Undecidable for one that a host cannot answer, and for one that says more than is known here."""
+    kinds = [key for key in _CHECKS if key in one]
+    if not kinds:
+        raise Undecidable(f"no model of the check {', '.join(one)}")
+    unknown(one, {key for kind in kinds for key in (kind, *_DETAILS.get(kind, ()))})
+    return next(filter(None, (_CHECKS[kind](at, one) for kind in kinds)), "")
 
 
 def _vma_at(at: "Run", one: Check) -> str:
-    address = at.value(one["vma_at"])
-    vma = at.host.space().at(address)
+    vma = at.host.space().at(at.value(one["vma_at"]))
     if vma is None:
         return f"nothing is mapped at {one['vma_at']}"
-    start, end = at.value(one["start"]), at.value(one["end"])
+    start, end = (at.value(one.get(key, default)) for key, default in (("start", vma.start), ("end", vma.end)))
     if (vma.start, vma.end) != (start, end):
         return f"at {one['vma_at']}: {vma.start:#x}-{vma.end:#x} in place of {start:#x}-{end:#x}"
-    if "prot" in one and vma.perms[:3] != one["prot"]:
-        return f"at {one['vma_at']}: {vma.perms[:3]} in place of {one['prot']}"
+    if "prot" in one and not vma.perms.startswith(one["prot"]):
+        return f"at {one['vma_at']}: {vma.perms} in place of {one['prot']}"
     if "file_off" in one and vma.offset != at.value(one["file_off"]):
         return f"at {one['vma_at']}: offset {vma.offset:#x} in place of {one['file_off']}"
-    return _flags(vma, one.get("vmflags_has", ()), one.get("vmflags_lacks", ()))
+    if "name" in one and vma.name not in (one["name"] or "", f"[anon:{one['name']}]"):
+        return f"at {one['vma_at']}: the name {vma.name!r} in place of {one['name']!r}"
+    return _flags(vma, _words(one.get("vmflags_has")), _words(one.get("vmflags_lacks")))
 
 
 def _vmflags_at(at: "Run", one: Check) -> str:
     vma = at.host.space().at(at.value(one["vmflags_at"]))
     if vma is None:
         return f"nothing is mapped at {one['vmflags_at']}"
-    return _flags(vma, one.get("has", ()), one.get("lacks", ()))
+    has = (*_words(one.get("has")), *_words(one.get("vmflags_has")))
+    return _flags(vma, has, (*_words(one.get("lacks")), *_words(one.get("vmflags_lacks"))))
 
 
-def _flags(vma: Vma, has: tuple[str, ...], lacks: tuple[str, ...]) -> str:
+def _words(names: str | Sequence[str] | None) -> Sequence[str]:
+    """Flags in a list, or in one text as smaps has them."""
+    return names.split() if isinstance(names, str) else names or ()
+
+
+def _flags(vma: Vma, has: Sequence[str], lacks: Sequence[str]) -> str:
     for name in (*has, *lacks):
-        if name not in MNEMONICS:
+        if name not in _LETTERS:
             raise Undecidable(f"no model of the flag {name}")
-        if bool(vma.flags & MNEMONICS[name]) != (name in has):
+        if bool(vma.flags & _LETTERS[name]) != (name in has):
             return f"{vma.start:#x}-{vma.end:#x} {'lacks' if name in has else 'has'} the flag {name}"
     return ""
 
@@ -86,7 +96,8 @@ def _content(at: "Run", one: Check) -> str:
     if "byte" in one:
         fine = at.host.holds(start, length, at.value(one["byte"]), 0)
     else:
-        fine = at.host.holds(start, length, at.value(one["pattern"]) + at.value(one.get("pattern_off", 0)) // 4096, 1)
+        first = at.value(one["pattern"]) + at.value(one.get("pattern_off", 0)) // at.page
+        fine = at.host.holds(start, length, first, 1)
     return "" if fine else f"{one['content']} has another content"
 
 
@@ -101,31 +112,52 @@ def _differs(at: "Run", one: Check) -> str:
 
 
 def _same_vma(at: "Run", one: Check) -> str:
-    key = "same_vma" if "same_vma" in one else "different_vma"
+    return _alike(at, one["same_vma"], same=True)
+
+
+def _different_vma(at: "Run", one: Check) -> str:
+    return _alike(at, one["different_vma"], same=False)
+
+
+def _alike(at: "Run", addresses: Sequence[object], *, same: bool) -> str:
     space = at.host.space()
-    vmas = [space.at(at.value(part)) for part in one[key]]
-    same = None not in vmas and len({vma.start for vma in vmas if vma is not None}) == 1
-    return "" if same == (key == "same_vma") else f"{one[key]} are {'' if same else 'not '}in one mapping"
+    vmas = [space.at(at.value(part)) for part in addresses]
+    found = len({vma.start for vma in vmas if vma is not None})
+    if None in vmas:
+        return f"nothing is mapped at {addresses[vmas.index(None)]}"
+    if same:
+        return "" if found == 1 else f"{addresses} are not in one mapping"
+    return "" if found == len(vmas) else f"{addresses} are in one mapping"
 
 
 def _errno(at: "Run", one: Check) -> str:
-    said = "OK" if at.last >= 0 else errorcode.get(-at.last, str(at.last))
-    return "" if said == one["errno"] else f"the last call gave {said} in place of {one['errno']}"
+    said, wanted = outcome(at.last), one["errno"]
+    allowed = [error_name(value) for value in (wanted if isinstance(wanted, list) else [wanted])]
+    return "" if said in allowed else f"the last call gave {said} in place of {' or '.join(allowed)}"
 
 
-def _access(at: "Run", one: Check) -> str:
-    key = "access_fault" if "access_fault" in one else "access_ok"
-    for part in one[key]:
-        fine = at.host.apply(Touch(at.value(part), 1, False)) == 0
-        if fine != (key == "access_ok"):
-            return f"touching {part} {'does not fault' if fine else 'faults'}"
+def _faults(at: "Run", one: Check) -> str:
+    return _access(at, one, "access_fault", fine=False)
+
+
+def _works(at: "Run", one: Check) -> str:
+    return _access(at, one, "access_ok", fine=True)
+
+
+def _access(at: "Run", one: Check, key: str, *, fine: bool) -> str:
+    parts = one[key] if isinstance(one[key], list) else [one[key]]
+    for part in parts:
+        if (at.host.apply(Touch(at.value(part), 1, bool(one.get("write")))) == 0) != fine:
+            return f"touching {part} {'faults' if fine else 'does not fault'}"
     return ""
 
 
+_SIZES = ("to", "align", "of", "by", "multiple", "multiple_of", "alignment")
+
+
 def _aligned(at: "Run", one: Check) -> str:
-    value, size = (
-        one["aligned"] if isinstance(one["aligned"], list) else (one["aligned"], one.get("to", one.get("align")))
-    )
+    given = one["aligned"]
+    value, size = given if isinstance(given, list) else (given, next(one[key] for key in _SIZES if key in one))
     left = at.value(value) % at.value(size)
     return f"{value} is {left} above a multiple of {size}" if left else ""
 
@@ -150,11 +182,14 @@ _CLASSES: dict[str, Callable[[Vma], bool]] = {
 def _exec_flags(at: "Run", one: Check) -> str:
     space = at.host.space()
     for name, wanted in one["exec_vmflags"].items():
-        for vma in space:
-            if _CLASSES[name](vma) if name in _CLASSES else vma.name == name:
-                failed = _flags(vma, wanted.get("has", ()), wanted.get("lacks", ()))
-                if failed:
-                    return f"{name}: {failed}"
+        unknown(wanted, ("has", "lacks"))
+        meant = [vma for vma in space if (_CLASSES[name](vma) if name in _CLASSES else vma.name == name)]
+        if not meant:
+            raise Undecidable(f"no model of a new program's {name}")
+        for vma in meant:
+            failed = _flags(vma, _words(wanted.get("has")), _words(wanted.get("lacks")))
+            if failed:
+                return f"{name}: {failed}"
     return ""
 
 
@@ -168,12 +203,24 @@ _CHECKS: dict[str, Callable[["Run", Check], str]] = {
     "returns": _returns,
     "differs": _differs,
     "same_vma": _same_vma,
-    "different_vma": _same_vma,
+    "different_vma": _different_vma,
     "errno": _errno,
-    "access_fault": _access,
-    "access_ok": _access,
+    "access_fault": _faults,
+    "access_ok": _works,
     "anon_huge_kb": _huge,
     "pagetable_pages_delta": _tables,
     "exec_vmflags": _exec_flags,
     "aligned": _aligned,
 }
+
+_DETAILS: Mapping[str, Sequence[str]] = {
+    "vma_at": ("start", "end", "prot", "vmflags_has", "vmflags_lacks", "file_off", "name"),
+    "vmflags_at": ("has", "lacks", "vmflags_has", "vmflags_lacks"),
+    "content": ("pattern", "pattern_off", "byte"),
+    "returns": ("equals",),
+    "access_fault": ("write",),
+    "access_ok": ("write",),
+    "anon_huge_kb": ("equals",),
+    "aligned": _SIZES,
+}
+"""What else may stand beside the key of a check."""

@@ -3,6 +3,8 @@
 The same cases run on the model and on a running kernel: each is a host. Here is the model's.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from elfolio.kernel.calls import Operation, Touch
@@ -33,6 +35,9 @@ class CaseHost(Protocol):
     def fork(self) -> None:
         """From now on the child is the host."""
 
+    def fork_aside(self) -> None:
+        """There is a child now; the host stays the parent."""
+
     def exec(self) -> None:
         """From now on a program that it has executed is the host: its stack, its vdso, a file private and shared,
         anonymous memory and a heap."""
@@ -41,13 +46,23 @@ class CaseHost(Protocol):
         """As it is now."""
 
     def fill(self, start: int, length: int, first: int, step: int) -> int:
-        """Each page gets a content: (first + n) % 251 + 1 where step is 1, first where it is 0. 0 or -errno."""
+        """Each page gets a content: (first + n) % 251 + 1 where step is 1, first where it is 0. 0 or -errno. Of a page
+        that the range ends in, only what lies in the range."""
 
     def holds(self, start: int, length: int, first: int, step: int) -> bool:
-        """Whether each page has it."""
+        """Whether each page, as far as it lies in the range, has it."""
 
     def file(self, name: str, length: int, *, memory: bool) -> Mappable:
         """A file of its own, in memory (memfd) or on disk, open for reading and writing."""
+
+    def reopen(self, file: Mappable) -> Mappable:
+        """The same inode, opened once more."""
+
+    def allow_names(self) -> None:
+        """What follows names memory and relies on it; a kernel built without CONFIG_ANON_VMA_NAME cannot say."""
+
+    def limit(self, resource: str, value: int | None) -> None:
+        """RLIMIT_..., both limits; None for none."""
 
     def userfaultfd(self) -> int:
         """A new one, by its number."""
@@ -57,6 +72,8 @@ class CaseHost(Protocol):
 
 
 _PAGE = 4096
+_PARTLY, _MIXED = 1 << 16, 1 << 17
+"""Marks on the content of a page: it has it at its beginning only; it has several."""
 
 
 class ModelHost:
@@ -73,6 +90,10 @@ class ModelHost:
     def fork(self) -> None:
         """As CaseHost."""
         self.mm = self.mm.fork()
+
+    def fork_aside(self) -> None:
+        """As CaseHost."""
+        self.mm.fork()
 
     def exec(self) -> None:
         """As CaseHost."""
@@ -97,20 +118,26 @@ class ModelHost:
     def fill(self, start: int, length: int, first: int, step: int) -> int:
         """As CaseHost."""
         error = apply(self.mm, Touch(start, length, True))
-        if not error:
-            for number, page in enumerate(range(start, start + length, self.mm.page)):
-                self._contents().write(self.mm, page, (first + number) % 251 + 1 if step else first)
-        return error
+        if error:
+            return error
+        contents = self._contents()
+        for page, size, content in _pieces(start, length, first, step, self.mm.page):
+            whole = size == self.mm.page or contents.read(self.mm, page) == content
+            mark = 0 if whole else _PARTLY if page >= start else _MIXED
+            contents.write(self.mm, page, content | mark)
+        return 0
 
     def holds(self, start: int, length: int, first: int, step: int) -> bool:
         """As CaseHost."""
         if apply(self.mm, Touch(start, length, False)):
             return False
-        contents = self._contents()
-        return all(
-            contents.read(self.mm, page) == ((first + number) % 251 + 1 if step else first)
-            for number, page in enumerate(range(start, start + length, self.mm.page))
-        )
+        contents, fine = self._contents(), True
+        for page, size, content in _pieces(start, length, first, step, self.mm.page):
+            found = contents.read(self.mm, page) or 0
+            if found & _MIXED or (found & _PARTLY and size < self.mm.page and page < start):
+                raise Undecidable("a page of several contents")
+            fine = fine and (found & ~_PARTLY if size < self.mm.page else found) == content
+        return fine
 
     def file(self, name: str, length: int, *, memory: bool) -> Mappable:
         """As CaseHost."""
@@ -120,6 +147,24 @@ class ModelHost:
                 OpenFile(f"/memfd:{name} (deleted)", self._made, opening=self._made), length, "shmem", "tmpfs"
             )
         return Mappable(OpenFile(f"/{name}", self._made, opening=self._made), length)
+
+    def reopen(self, file: Mappable) -> Mappable:
+        """As CaseHost."""
+        self._made += 1
+        return replace(file, file=replace(file.file, opening=self._made))
+
+    def allow_names(self) -> None:
+        """As CaseHost."""
+        self.mm.limits = replace(self.mm.limits, anon_names=self.mm.policy.version[:2] >= (5, 17))
+
+    def limit(self, resource: str, value: int | None) -> None:
+        """As CaseHost."""
+        if resource == "AS":
+            self.mm.limits = replace(self.mm.limits, address_space=value)
+        elif resource == "MEMLOCK":
+            self.mm.limits = replace(self.mm.limits, memlock=value)
+        else:
+            raise Undecidable(f"no model of RLIMIT_{resource}")
 
     def userfaultfd(self) -> int:
         """As CaseHost."""
@@ -132,6 +177,16 @@ class ModelHost:
 
     def _contents(self) -> Contents:
         return next(watcher for watcher in self.mm.watchers if isinstance(watcher, Contents))
+
+
+def _pieces(start: int, length: int, first: int, step: int, page: int) -> Iterator[tuple[int, int, int]]:
+    """Page, bytes of it in a range, their content, of each page that the range touches."""
+    at, end, number = start, start + length, 0
+    while at < end:
+        low = round_down(at, page)
+        size = min(low + page, end) - at
+        yield low, size, (first + number) % 251 + 1 if step else first
+        at, number = at + size, number + 1
 
 
 def fresh(policy: Policy, host: Host | None = None) -> Mm:

@@ -4,59 +4,40 @@ The operations of kernel.cases by their words; most are a system call each, some
 them, such as looking for a free range.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
 from elfolio.kernel import abi, calls
 from elfolio.kernel.case_host import Undecidable
-from elfolio.kernel.expressions import evaluate
+from elfolio.kernel.case_words import flags, number, protection, unknown
 
 if TYPE_CHECKING:
     from elfolio.kernel.cases import Run
 
 __all__ = ["operate"]
 
-_FLAG_WORDS = {"ANON": "ANONYMOUS"}
 _UFFD_MODES = {"MISSING": 1, "WP": 2, "MINOR": 4}
+_COMMON = ("op", "as", "expect_errno", "expect_ret", "expect_fault", "expect_signal", "measure_pagetables")
 
 
 def operate(at: "Run", op: Mapping[str, Any]) -> int:
-    """One operation. Raises Undecidable for one that is not known."""
+    """One operation. Raises Undecidable for one that is not known, or says more than is known here."""
     word = op["op"]
     if word not in _OPS:
         raise Undecidable(f"no model of the operation {word}")
-    return _OPS[word](at, op)
-
-
-def _prot(text: str | int) -> int:
-    if isinstance(text, int):
-        return text
-    return sum(bit for letter, bit in (("r", 1), ("w", 2), ("x", 4)) if letter in text)
-
-
-def _flags(words: Sequence[str | int] | int, prefix: str) -> int:
-    """From words without their prefix, or numbers: flags that no kernel knows have no word."""
-    flags = 0
-    for word in [words] if isinstance(words, int) else words:
-        if isinstance(word, int) or word[:1].isdigit():
-            flags |= evaluate(word, {})
-            continue
-        name = f"{prefix}{_FLAG_WORDS.get(word, word)}"
-        if not hasattr(abi, name):
-            raise Undecidable(f"no model of {name}")
-        flags |= int(getattr(abi, name))
-    return flags
+    how, keys = _OPS[word]
+    unknown(op, (*_COMMON, *keys))
+    return how(at, op)
 
 
 def _mmap(at: "Run", op: Mapping[str, Any], address: int | None = None) -> int:
     if address is None:
         address = 0 if op.get("addr") is None else at.value(op["addr"])
-    file = at.files[op["fd"]] if op.get("fd") is not None else None
+    file = None if op.get("fd") in (None, -1, "-1") else at.files[op["fd"]]
     offset = at.value(op.get("off", 0))
-    return at.host.apply(
-        calls.Mmap(address, at.value(op["len"]), _prot(op["prot"]), _flags(op["flags"], "MAP_"), file, offset)
-    )
+    length, prot, how = at.value(op["len"]), protection(op["prot"]), flags(op["flags"], "MAP_")
+    return at.host.apply(calls.Mmap(address, length, prot, how, file, offset))
 
 
 def _mmap_aligned(at: "Run", op: Mapping[str, Any]) -> int:
@@ -95,7 +76,7 @@ def _find_free(at: "Run", op: Mapping[str, Any]) -> int:
 def _write(at: "Run", op: Mapping[str, Any]) -> int:
     start, length = at.value(op["addr"]), at.value(op["len"])
     if "pattern" in op:
-        return at.host.fill(start, length, at.value(op["pattern"]) + at.value(op.get("pattern_off", 0)) // 4096, 1)
+        return at.host.fill(start, length, at.value(op["pattern"]) + at.value(op.get("pattern_off", 0)) // at.page, 1)
     if "byte" in op:
         return at.host.fill(start, length, at.value(op["byte"]), 0)
     return at.host.apply(calls.Touch(start, length, True))
@@ -107,8 +88,27 @@ def _file(at: "Run", op: Mapping[str, Any]) -> int:
 
 
 def _dup(at: "Run", op: Mapping[str, Any]) -> int:
-    at.files[op["as"]] = at.files[op["of"]]
+    at.files[op["as"]] = at.files[_of(op)]
     return 0
+
+
+def _reopen(at: "Run", op: Mapping[str, Any]) -> int:
+    """The same inode once more: another struct file."""
+    at.files[op["as"]] = at.host.reopen(at.files[_of(op)])
+    return 0
+
+
+def _of(op: Mapping[str, Any]) -> str:
+    return str(next(op[key] for key in ("of", "fd", "path", "file") if key in op))
+
+
+def _close(at: "Run", op: Mapping[str, Any]) -> int:
+    """A file stays while it is mapped; what a userfaultfd watched is free again."""
+    name = op["fd"] if "fd" in op else op["of"]
+    if name in at.files:
+        del at.files[name]
+        return 0
+    return at.host.apply(calls.UffdClose(at.names[name]))
 
 
 def _brk(at: "Run", op: Mapping[str, Any]) -> int:
@@ -124,81 +124,126 @@ def _fork(at: "Run", _op: Mapping[str, Any]) -> int:
     return 0
 
 
+def _fork_parent(at: "Run", _op: Mapping[str, Any]) -> int:
+    at.host.fork_aside()
+    return 0
+
+
 def _exec(at: "Run", _op: Mapping[str, Any]) -> int:
     at.host.exec()
     return 0
 
 
 def _prctl(at: "Run", op: Mapping[str, Any]) -> int:
-    if op["option"] in ("PR_SET_VMA", "PR_SET_VMA_ANON_NAME"):
-        address, length = (at.value(value) for value in op["args"][-3:-1] or op["args"][:2])
-        return at.host.apply(calls.NameVma(address, length, op["args"][-1]))
-    if not hasattr(abi, op["option"]):
-        raise Undecidable(f"no model of {op['option']}")
-    numbers = [at.value(value) for value in op.get("args", ())]
-    return at.host.apply(calls.Prctl(getattr(abi, op["option"]), *numbers))
+    option, given = op["option"], list(op.get("args", ()))
+    if str(option).startswith("PR_SET_VMA"):
+        return _name_vma(at, op, given)
+    if isinstance(option, str) and not hasattr(abi, option):
+        raise Undecidable(f"no model of {option}")
+    numbers = [number(value, at.names) for value in given[:4]]
+    return at.host.apply(calls.Prctl(getattr(abi, option) if isinstance(option, str) else option, *numbers))
+
+
+def _name_vma(at: "Run", op: Mapping[str, Any], given: list[Any]) -> int:
+    """PR_SET_VMA's one option may stand before the range; the name behind it, or apart."""
+    if given and given[0] in ("PR_SET_VMA_ANON_NAME", 0, "0"):
+        del given[0]
+    where = given[:2] if "addr" not in op else [op["addr"], op["len"]]
+    behind = given[2:] if "addr" not in op else given
+    name = op["name"] if "name" in op else behind[0] if behind else None
+    address, length = (at.value(value) for value in where)
+    return at.host.apply(calls.NameVma(address, length, None if name in (None, 0, "0") else str(name)))
 
 
 def _madvise(at: "Run", op: Mapping[str, Any]) -> int:
-    advice = abi.ADVICE.get(str(op["advice"]).removeprefix("MADV_"))
+    word = op["advice"]
+    advice = word if isinstance(word, int) else abi.ADVICE.get(str(word).removeprefix("MADV_"))
+    if advice is None and str(word).lstrip("-").isdigit():
+        advice = int(word)
     if advice is None:
-        raise Undecidable(f"no model of the advice {op['advice']}")
-    if op["advice"] == "COLLAPSE":
+        raise Undecidable(f"no model of the advice {word}")
+    if advice == abi.ADVICE["COLLAPSE"]:
         raise Undecidable("whether MADV_COLLAPSE works depends on free memory")
     return at.host.apply(calls.Madvise(at.value(op["addr"]), at.value(op["len"]), advice))
 
 
+def _mprotect(at: "Run", op: Mapping[str, Any]) -> int:
+    prot = protection(op["prot"]) | protection(op.get("extra"))
+    return at.host.apply(calls.Mprotect(at.value(op["addr"]), at.value(op["len"]), prot))
+
+
 def _mremap(at: "Run", op: Mapping[str, Any]) -> int:
     address, old, new = (at.value(op[key]) for key in ("addr", "old_len", "new_len"))
-    return at.host.apply(
-        calls.Mremap(address, old, new, _flags(op["flags"], "MREMAP_"), at.value(op.get("new_addr", 0)))
-    )
+    target = 0 if op.get("new_addr") is None else at.value(op["new_addr"])
+    return at.host.apply(calls.Mremap(address, old, new, flags(op.get("flags"), "MREMAP_"), target))
+
+
+def _mlock2(at: "Run", op: Mapping[str, Any]) -> int:
+    return at.host.apply(calls.Mlock(at.value(op["addr"]), at.value(op["len"]), flags(op.get("flags"), "MLOCK_")))
+
+
+def _mseal(at: "Run", op: Mapping[str, Any]) -> int:
+    return at.host.apply(calls.Mseal(at.value(op["addr"]), at.value(op["len"]), flags(op.get("flags"), "MSEAL_")))
 
 
 def _uffd_register(at: "Run", op: Mapping[str, Any]) -> int:
-    modes = str(op.get("mode", "MISSING")).split("|")
-    mode = sum(_UFFD_MODES[word] for word in modes)
+    words = op.get("mode", "MISSING")
+    modes = words.split("|") if isinstance(words, str) else [words] if isinstance(words, int) else words
+    mode = sum(one if isinstance(one, int) else _UFFD_MODES[one.strip()] for one in modes)
     return at.host.apply(calls.UffdRegister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]), mode))
+
+
+def _setrlimit(at: "Run", op: Mapping[str, Any]) -> int:
+    word = str(op["resource"]).removeprefix("RLIMIT_")
+    value = next(op[key] for key in ("value", "soft", "cur", "limit") if key in op)
+    at.host.limit(word, None if value in ("infinity", "unlimited", None) else at.value(value))
+    return 0
 
 
 def _ranged(make: Callable[[int, int], calls.Operation]) -> Callable[["Run", Mapping[str, Any]], int]:
     return lambda at, op: at.host.apply(make(at.value(op["addr"]), at.value(op["len"])))
 
 
-_OPS: dict[str, Callable[["Run", Mapping[str, Any]], int]] = {
-    "let": lambda at, op: at.value(op["value"]),
-    "mmap": _mmap,
-    "mmap_aligned": _mmap_aligned,
-    "pick_dest": _pick_dest,
-    "find_free": _find_free,
-    "munmap": _ranged(calls.Munmap),
-    "mprotect": lambda at, op: at.host.apply(
-        calls.Mprotect(at.value(op["addr"]), at.value(op["len"]), _prot(op["prot"]) | at.value(op.get("extra", 0)))
+_Step = tuple[Callable[["Run", Mapping[str, Any]], int], tuple[str, ...]]
+_RANGE, _MAPPED = ("addr", "len"), ("addr", "len", "prot", "flags", "fd", "off")
+_AGAIN: _Step = (_reopen, ("of", "fd", "path", "file"))
+_OPS: dict[str, _Step] = {
+    "let": (lambda at, op: at.value(op["value"]), ("value",)),
+    "mmap": (_mmap, _MAPPED),
+    "mmap_aligned": (_mmap_aligned, (*_MAPPED, "align")),
+    "pick_dest": (_pick_dest, ("align", "after", "overlap", "preamble")),
+    "find_free": (_find_free, ("len",)),
+    "munmap": (_ranged(calls.Munmap), _RANGE),
+    "mprotect": (_mprotect, (*_RANGE, "prot", "extra")),
+    "mremap": (_mremap, ("addr", "old_len", "new_len", "flags", "new_addr")),
+    "brk": (_brk, ("addr", "delta")),
+    "madvise": (_madvise, (*_RANGE, "advice")),
+    "mlock": (_ranged(calls.Mlock), _RANGE),
+    "mlock2": (_mlock2, (*_RANGE, "flags")),
+    "munlock": (_ranged(calls.Munlock), _RANGE),
+    "mlockall": (lambda at, op: at.host.apply(calls.Mlockall(flags(op["flags"], "MCL_"))), ("flags",)),
+    "munlockall": (lambda at, op: at.host.apply(calls.Munlockall()), ()),
+    "mseal": (_mseal, (*_RANGE, "flags")),
+    "prctl": (_prctl, ("option", "args", "addr", "len", "name")),
+    "write": (_write, (*_RANGE, "pattern", "pattern_off", "byte")),
+    "read": (lambda at, op: at.host.apply(calls.Touch(at.value(op["addr"]), at.value(op["len"]), False)), _RANGE),
+    "memfd": (_file, ("len",)),
+    "file": (_file, ("len",)),
+    "dup": (_dup, ("of", "fd")),
+    "open": _AGAIN,
+    "reopen": _AGAIN,
+    "open_again": _AGAIN,
+    "close": (_close, ("fd", "of")),
+    "fork_child": (_fork, ()),
+    "fork_parent": (_fork_parent, ()),
+    "exec_probe": (_exec, ()),
+    "userfaultfd": (lambda at, op: at.host.userfaultfd(), ()),
+    "uffd_register": (_uffd_register, ("fd", *_RANGE, "mode")),
+    "uffd_unregister": (
+        lambda at, op: at.host.apply(
+            calls.UffdUnregister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]))
+        ),
+        ("fd", *_RANGE),
     ),
-    "mremap": _mremap,
-    "brk": _brk,
-    "madvise": _madvise,
-    "mlock": _ranged(calls.Mlock),
-    "mlock2": lambda at, op: at.host.apply(
-        calls.Mlock(at.value(op["addr"]), at.value(op["len"]), int("ONFAULT" in op.get("flags", ())))
-    ),
-    "munlock": _ranged(calls.Munlock),
-    "mlockall": lambda at, op: at.host.apply(calls.Mlockall(_flags(op["flags"], "MCL_"))),
-    "munlockall": lambda at, op: at.host.apply(calls.Munlockall()),
-    "mseal": lambda at, op: at.host.apply(
-        calls.Mseal(at.value(op["addr"]), at.value(op["len"]), at.value(op.get("flags", 0) or 0))
-    ),
-    "prctl": _prctl,
-    "write": _write,
-    "read": lambda at, op: at.host.apply(calls.Touch(at.value(op["addr"]), at.value(op["len"]), False)),
-    "memfd": _file,
-    "file": _file,
-    "dup": _dup,
-    "fork_child": _fork,
-    "exec_probe": _exec,
-    "userfaultfd": lambda at, op: at.host.userfaultfd(),
-    "uffd_register": _uffd_register,
-    "uffd_unregister": lambda at, op: at.host.apply(
-        calls.UffdUnregister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]))
-    ),
+    "setrlimit": (_setrlimit, ("resource", "value", "soft", "cur", "limit")),
 }

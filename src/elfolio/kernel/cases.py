@@ -5,9 +5,9 @@ differ; its file says what each means. A model answers for the kinds syscall, pa
 check asks what depends on free memory or on a scanner.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from errno import errorcode
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from elfolio.kernel.calls import Touch
@@ -15,20 +15,28 @@ from elfolio.kernel.case_checks import check
 from elfolio.kernel.case_host import CaseHost, ModelHost, Undecidable
 from elfolio.kernel.case_operations import operate
 from elfolio.kernel.case_units import run_unit
-from elfolio.kernel.expressions import ExpressionError, evaluate
+from elfolio.kernel.case_versions import Expected, expected
+from elfolio.kernel.case_words import error_name, outcome, unknown
+from elfolio.kernel.expressions import evaluate
 from elfolio.kernel.mappable import Mappable
 from elfolio.kernel.mm_switches import MM_SWITCHES
-from elfolio.kernel.policy import Policy
+from elfolio.kernel.policy import PRESETS, Policy
 
 __all__ = ["CaseError", "Run", "Verdict", "decide", "decide_on", "run"]
 
 Case = Mapping[str, Any]
+_DECIDED = ("syscall", "pagetable", "vma_unit", "exec")
 _UNDECIDED = {
     "ksm_scan": "it needs ksmd's scans: which pages are alike, and when they are looked at",
     "thp": "it needs khugepaged or debugfs: which pages become huge depends on free memory",
     "softdirty": "it needs CONFIG_MEM_SOFT_DIRTY and the state of single pages",
     "describe": "it states a fact in words; there is nothing to compare",
 }
+
+
+_ADDS = frozenset(("ksm_merge_any", "mseal", "mdwe", "guard_regions", "dontunmap_shared", "ksm_excludes_droppable"))
+"""Switches that add a call, an option or a flag."""
+_NEWEST = max(version for version, _ in PRESETS.values())
 
 
 class CaseError(ValueError):
@@ -46,18 +54,18 @@ class Verdict:
 def decide(case: Case, policy: Policy) -> Verdict:
     """A case on the model of a kernel. Raises CaseError for one that is malformed."""
     kind = str(case.get("kind"))
-    if kind in _UNDECIDED:
-        return Verdict(None, _UNDECIDED[kind])
-    expected, reason = _expected(case, policy)
-    if expected is None:
-        return Verdict(None, reason)
-    try:
-        found = _try(case, expected, policy)
-        return found if found.passed is not False or "min_kernel" in case else _of_later(case, expected, policy, found)
-    except Undecidable as error:
-        return Verdict(None, str(error))
-    except (ExpressionError, KeyError, TypeError, AttributeError) as error:
-        raise CaseError(f"{case.get('suite')}/{case.get('name')}: {type(error).__name__}: {error}") from error
+    if kind not in _DECIDED:
+        return Verdict(None, _UNDECIDED.get(kind, f"no model of cases of the kind {kind}"))
+    with _named(case):
+        try:
+            wanted = expected(case, policy)
+            if wanted.checks is None:
+                return Verdict(None, wanted.reason)
+            found = _try(case, wanted, policy)
+            late = found.passed is False and (wanted.older or "min_kernel" not in case)
+            return _of_later(case, wanted, policy, found) if late else found
+        except Undecidable as error:
+            return Verdict(None, str(error))
 
 
 def decide_on(case: Case, policy: Policy, host: CaseHost) -> Verdict:
@@ -65,65 +73,84 @@ def decide_on(case: Case, policy: Policy, host: CaseHost) -> Verdict:
     kind = str(case.get("kind"))
     if kind not in ("syscall", "pagetable"):
         return Verdict(None, _UNDECIDED.get(kind, "it is not made of system calls alone"))
-    expected, reason = _expected(case, policy)
-    if expected is None:
-        return Verdict(None, reason)
+    with _named(case):
+        try:
+            wanted = expected(case, policy)
+            return Verdict(None, wanted.reason) if wanted.checks is None else run(case, host, wanted)
+        except Undecidable as error:
+            return Verdict(None, str(error))
+
+
+@contextmanager
+def _named(case: Case) -> Iterator[None]:
+    """What a malformed case makes fail becomes an error that names it."""
     try:
-        return run(case, host, expected)
-    except Undecidable as error:
-        return Verdict(None, str(error))
-    except (ExpressionError, KeyError, TypeError, AttributeError) as error:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CaseError(f"{case.get('suite')}/{case.get('name')}: {type(error).__name__}: {error}") from error
 
 
-def _try(case: Case, expected: Any, policy: Policy) -> Verdict:
+def _try(case: Case, wanted: Expected, policy: Policy) -> Verdict:
     if case["kind"] == "vma_unit":
-        return _judge(run_unit(case["setup"], expected, policy))
-    return run(case, ModelHost(policy), expected)
+        return _judge(run_unit(case["setup"], wanted.checks, policy))
+    return run(case, ModelHost(policy), wanted)
 
 
-def _of_later(case: Case, expected: Any, policy: Policy, found: Verdict) -> Verdict:
-    """A case that does not say since when it holds is about later kernels where a rule of theirs is what it takes."""
+def _of_later(case: Case, wanted: Expected, policy: Policy, found: Verdict) -> Verdict:
+    """A case that does not say since when it holds is about later kernels where a rule of theirs is what it takes; what
+    it says about older kernels is about those of them that have the calls."""
     later = [(switch, value) for switch in MM_SWITCHES for since, value in switch.history if since > policy.version[:2]]
     for switch, value in later:
-        if policy[switch.name] != value and _try(case, expected, policy.switched(**{switch.name: value})).passed:
+        fits = switch.name in _ADDS or not wanted.older
+        if fits and policy[switch.name] != value and _passes(case, wanted, policy.switched(**{switch.name: value})):
             return Verdict(None, f"it takes a rule of later kernels, {switch.name}: {switch.what}")
-    everything = {switch.name: value for switch, value in later}
-    if everything and _try(case, expected, policy.switched(**everything)).passed:
+    everything = replace(policy, version=max(policy.version, _NEWEST), given={})
+    if not wanted.older and _passes(
+        case, wanted, everything.switched(**{switch.name: value for switch, value in later})
+    ):
         return Verdict(None, "it takes several rules of later kernels")
     return found
 
 
-def run(case: Case, host: CaseHost, expected: Any = None) -> Verdict:
-    """A case of kind syscall, pagetable or exec on any host, whatever its version."""
-    at = Run(host)
-    for operation in case["setup"]:
-        failed = at.step(operation)
+def _passes(case: Case, wanted: Expected, policy: Policy) -> bool:
+    return bool(_try(case, wanted, policy).passed)
+
+
+def run(case: Case, host: CaseHost, wanted: Expected | None = None, page: int = 4096) -> Verdict:
+    """A case of kind syscall, pagetable or exec on any host, whatever its version; P is that many bytes."""
+    wanted = Expected(case["expect"]) if wanted is None else wanted
+    checks, setup = _list(wanted.checks), case["setup"]
+    if any(_names_memory(operation) for operation in setup):
+        host.allow_names()
+    at = Run(host, page)
+    asked = any("errno" in one for one in checks)
+    for left, operation in zip(range(len(setup))[::-1], setup, strict=True):
+        # What the last call says is for the check of its errno to judge, where the call itself names none that holds.
+        judged = left > 0 or not asked or ("expect_errno" in operation and not wanted.older)
+        failed = at.step(operation, judged=judged)
         if failed:
             return Verdict(False, failed)
-    return _judge(at.checks(case["expect"] if expected is None else expected))
+    return _judge(at.checks(checks))
+
+
+def _list(checks: Any) -> Sequence[Mapping[str, Any]]:
+    if isinstance(checks, Mapping):
+        if "rule" in checks:
+            raise Undecidable("what it expects is said in words")
+        return [checks] if checks else []
+    if not isinstance(checks, Sequence) or isinstance(checks, str):
+        raise Undecidable("what it expects is said in words")
+    return checks
+
+
+def _names_memory(operation: Mapping[str, Any]) -> bool:
+    """Whether it names memory and is to succeed: then the kernel is one that was built for it."""
+    named = str(operation.get("option", "")).startswith("PR_SET_VMA")
+    return named and error_name(operation.get("expect_errno")) == "OK"
 
 
 def _judge(failed: str) -> Verdict:
     return Verdict(not failed, failed)
-
-
-def _expected(case: Case, policy: Policy) -> tuple[Any, str]:
-    """What the case expects of that version, or None and why nothing."""
-    least = _version(case["min_kernel"]) if case.get("min_kernel") else ()
-    if policy.version[: len(least)] >= least:
-        return case["expect"], ""
-    older = case.get("expect_older")
-    if isinstance(older, Mapping):
-        for version, expected in sorted(older.items(), key=lambda item: _version(str(item[0]))):
-            limit = _version(str(version))
-            if policy.version[: len(limit)] <= limit:
-                return expected, ""
-    return None, f"it is about Linux {case['min_kernel']} and later"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
 
 
 class Run:
@@ -131,14 +158,14 @@ class Run:
 
     host: CaseHost
 
-    def __init__(self, host: CaseHost) -> None:
+    def __init__(self, host: CaseHost, page: int = 4096) -> None:
         self.host = host
-        self.names: dict[str, int] = {}
+        self.page = page
+        self.names: dict[str, int] = {"P": page}
         self.files: dict[str, Mappable] = {}
         self.last = 0
         """What the last call returned."""
         self.table_growth = 0
-        self.setup: Sequence[Mapping[str, Any]] = ()
 
     def value(self, expression: object) -> int:
         """Of an expression over the names."""
@@ -152,8 +179,8 @@ class Run:
                 return failed
         return ""
 
-    def step(self, op: Mapping[str, Any]) -> str:
-        """One operation: what is wrong with its outcome, empty for nothing."""
+    def step(self, op: Mapping[str, Any], *, judged: bool = True) -> str:
+        """One operation: what is wrong with its outcome, empty for nothing, or where that is not judged."""
         word = op["op"]
         if word == "check":
             return self.checks(op["checks"])
@@ -162,16 +189,14 @@ class Run:
         before = self.host.table_bytes() if op.get("measure_pagetables") else 0
         result = operate(self, op)
         if op.get("measure_pagetables"):
-            self.table_growth = (self.host.table_bytes() - before) // 4096
+            self.table_growth = (self.host.table_bytes() - before) // self.page
         self.last = result
         if "as" in op and (result >= 0 or op["as"] not in self.names):
             self.names[op["as"]] = result
-        return self._outcome(op, result)
+        return self._outcome(op, result) if judged else ""
 
     def _outcome(self, op: Mapping[str, Any], result: int) -> str:
-        said = "OK" if result >= 0 else errorcode.get(-result, str(result))
-        wanted = op.get("expect_errno", "OK")
-        allowed = wanted if isinstance(wanted, list) else [wanted]
+        said, allowed = outcome(result), [error_name(one) for one in _wanted(op)]
         if said not in allowed:
             return f"{op['op']}: {said} in place of {' or '.join(allowed)}: {dict(op)}"
         if "expect_ret" in op and result != self.value(op["expect_ret"]):
@@ -179,9 +204,17 @@ class Run:
         return ""
 
     def _check_access(self, op: Mapping[str, Any]) -> str:
-        base = self.value(op["base"])
+        unknown(op, ("op", "base", "ok", "fault", "write"))
+        base, write = self.value(op.get("base", 0)), bool(op.get("write"))
         for key, fine in (("ok", True), ("fault", False)):
             for page in op.get(key, ()):
-                if (self.host.apply(Touch(base + self.value(page) * 4096, 1, False)) == 0) != fine:
+                if (self.host.apply(Touch(base + self.value(page) * self.page, 1, write)) == 0) != fine:
                     return f"page {page} {'faults' if fine else 'does not fault'}"
         return ""
+
+
+def _wanted(op: Mapping[str, Any]) -> Sequence[object]:
+    if op.get("expect_fault") or op.get("expect_signal"):
+        return ["EFAULT"]
+    wanted = op.get("expect_errno")
+    return wanted if isinstance(wanted, list) else [wanted]

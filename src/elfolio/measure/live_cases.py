@@ -4,11 +4,14 @@ What kernel.case_host.ModelHost is on the model: the same cases, by real system 
 """
 
 import os
-from collections.abc import Mapping
+import resource as limits
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from errno import EINVAL
 from pathlib import Path
 from typing import Any
 
-from elfolio.kernel.calls import Operation, Touch
+from elfolio.kernel.calls import NameVma, Operation, Touch
 from elfolio.kernel.case_host import Undecidable
 from elfolio.kernel.cases import Verdict, decide, decide_on
 from elfolio.kernel.mappable import Mappable
@@ -19,6 +22,8 @@ from elfolio.measure.oracle_child import DRIVER, OracleChild, over_driver
 __all__ = ["LiveCaseHost", "decide_live"]
 
 _PAGE = os.sysconf("SC_PAGESIZE")
+_NOWHERE = 1 << 40
+"""Where the child has nothing mapped, so that naming it fails with ENOMEM if the kernel knows names."""
 
 
 def decide_live(case: Mapping[str, Any], policy: Policy, seed: OracleChild, folder: Path) -> Verdict:
@@ -59,6 +64,10 @@ class LiveCaseHost:
         self.live = self.live.fork()
         self._forks.append(self.live)
 
+    def fork_aside(self) -> None:
+        """As CaseHost."""
+        self._forks.append(self.live.fork())
+
     def exec(self) -> None:
         """As CaseHost."""
         raise Undecidable("the child does not execute another program")
@@ -70,16 +79,16 @@ class LiveCaseHost:
     def fill(self, start: int, length: int, first: int, step: int) -> int:
         """As CaseHost."""
         error = self.live.apply(Touch(start, length, True))
-        for number in range(0 if error else length // _PAGE):
-            self.live.write(start + number * _PAGE, _content(first, step, number))
+        if not error:
+            for at, content in _pieces(start, length, first, step):
+                self.live.write(at, content)
         return error
 
     def holds(self, start: int, length: int, first: int, step: int) -> bool:
         """As CaseHost."""
         if self.live.apply(Touch(start, length, False)):
             return False
-        pages = range(length // _PAGE)
-        return all(self.live.read(start + number * _PAGE, 1) == _content(first, step, number) for number in pages)
+        return all(self.live.read(at, len(wanted)) == wanted for at, wanted in _pieces(start, length, first, step))
 
     def file(self, name: str, length: int, *, memory: bool) -> Mappable:
         """As CaseHost."""
@@ -97,6 +106,33 @@ class LiveCaseHost:
         self.live.files[made] = fd
         return made
 
+    def reopen(self, file: Mappable) -> Mappable:
+        """As CaseHost."""
+        fd = self.live.open_path(f"/proc/self/fd/{self.live.files[file]}", os.O_RDWR)
+        if fd < 0:
+            raise Undecidable(f"no second opening: {os.strerror(-fd)}")
+        made = replace(file, file=replace(file.file, opening=fd))
+        self.live.files[made] = fd
+        return made
+
+    def allow_names(self) -> None:
+        """As CaseHost."""
+        if self.live.apply(NameVma(_NOWHERE, _PAGE, None)) == -EINVAL:
+            raise Undecidable("this kernel was built without CONFIG_ANON_VMA_NAME")
+
+    def limit(self, resource: str, value: int | None) -> None:
+        """As CaseHost."""
+        if resource == "MEMLOCK" and os.geteuid() == 0:
+            raise Undecidable("root may lock what it likes")
+        which = getattr(limits, f"RLIMIT_{resource}", None)
+        if which is None:
+            raise Undecidable(f"there is no RLIMIT_{resource}")
+        wished = limits.RLIM_INFINITY if value is None else value
+        try:
+            limits.prlimit(self.live.pid, which, (wished, wished))
+        except (OSError, ValueError) as error:
+            raise Undecidable(f"RLIMIT_{resource}: {error}") from error
+
     def userfaultfd(self) -> int:
         """As CaseHost."""
         fd = self.live.userfaultfd()
@@ -109,5 +145,10 @@ class LiveCaseHost:
         return self.live.page_tables()
 
 
-def _content(first: int, step: int, number: int) -> bytes:
-    return bytes(((first + number) % 251 + 1 if step else first,))
+def _pieces(start: int, length: int, first: int, step: int) -> Iterator[tuple[int, bytes]]:
+    """Where each page's part of a range begins, and its bytes."""
+    at, number = start, 0
+    while at < start + length:
+        size = min(_PAGE - at % _PAGE, start + length - at)
+        yield at, bytes(((first + number) % 251 + 1 if step else first,)) * size
+        at, number = at + size, number + 1

@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from errno import EFAULT
 from typing import NamedTuple
 
-from elfolio.kernel.abi import ADVICE, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
+from elfolio.kernel.abi import ADVICE, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MREMAP_FIXED
 from elfolio.kernel.calls import (
     Brk,
     Mlockall,
+    Mmap,
     Mremap,
     Munlockall,
     NameVma,
@@ -201,9 +202,12 @@ def over_driver(operation: Operation) -> bool:
 
 
 def _spans(operation: Operation) -> list[tuple[int, int]]:
+    if isinstance(operation, Mmap) and not operation.address and not operation.flags & MAP_FIXED:
+        return []  # no hint: the search goes down from the top
     if isinstance(operation, Mremap):
-        address, old, new, _, target = operation
-        return [(address, address + max(old, new)), (target, target + new)]
+        address, old, new, flags, target = operation
+        moved = [(target, target + new)] if flags & MREMAP_FIXED or target else []
+        return [(address, address + max(old, new)), *moved]
     if isinstance(operation, Brk | Prctl | Mlockall | Munlockall | UffdClose):
         return []
     return [(operation.address, operation.address + operation.length)]
