@@ -31,14 +31,19 @@ def _parts(before: Raw, after: Raw) -> Iterator[str]:
         is_table = any(old.offset in table for table in tables)
         if not is_table and before.data[old.offset : old.file_end] != after.data[new.offset : new.file_end]:
             yield f"{old}: it holds other bytes"
-        holder = next((s for s in before.loads if s.holds(old.offset, max(1, old.filesz))), None)
-        if holder is None or not old.memsz:
-            continue
-        same = [s for s in after.loads if s.vaddr <= holder.vaddr < s.vaddr + s.memsz]
-        if [s.vaddr - s.offset - (new.vaddr - new.offset) for s in same] != [
-            holder.vaddr - holder.offset - (old.vaddr - old.offset)
-        ]:
+        holders = [s for s in before.loads if _holds(s, old) and _bias(s) == _bias(old)]
+        after_them = [s for old_load in holders for s in after.loads if s.vaddr <= old_load.vaddr < s.vaddr + s.memsz]
+        if old.memsz and holders and not any(_holds(s, new) and _bias(s) == _bias(new) for s in after_them):
             yield f"{old}: it did not move with the segment around it, to {new.offset:#x}"
+
+
+def _holds(segment: Segment, part: Segment) -> bool:
+    """A part without bytes may stand at the end: the head of .tbss is one."""
+    return segment.offset <= part.offset and part.file_end <= segment.file_end
+
+
+def _bias(segment: Segment) -> int:
+    return segment.vaddr - segment.offset
 
 
 def _sections(before: Raw, after: Raw) -> Iterator[str]:
