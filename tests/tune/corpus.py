@@ -17,16 +17,14 @@ ALWAYS = ("/usr/bin/git", "/usr/bin/bash", "/usr/bin/python3.11", "/usr/bin/gdb"
 """Large text, or much used: tried whatever the sample is."""
 
 
-def executables(count: int) -> list[Path]:
-    """At most `count` programs."""
-    found = [path for path, kind in _every(PROGRAMS) if kind == "program"]
-    return _spread(found, count)
+def executables(count: int, largest: int = LARGEST) -> list[Path]:
+    """At most `count` programs, none larger than `largest` bytes."""
+    return _spread([path for path, kind, size in _every(PROGRAMS) if kind == "program" and size <= largest], count)
 
 
-def shared_objects(count: int) -> list[Path]:
-    """At most `count` libraries and modules."""
-    found = [path for path, kind in _every(LIBRARIES) if kind == "library"]
-    return _spread(found, count)
+def shared_objects(count: int, largest: int = LARGEST) -> list[Path]:
+    """At most `count` libraries and modules, none larger than `largest` bytes."""
+    return _spread([path for path, kind, size in _every(LIBRARIES) if kind == "library" and size <= largest], count)
 
 
 def kernel_modules(count: int) -> list[Path]:
@@ -45,11 +43,11 @@ def _spread(found: list[Path], count: int) -> list[Path]:
 
 
 @functools.cache
-def _every(folders: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
+def _every(folders: tuple[str, ...]) -> tuple[tuple[Path, str, int], ...]:
     return tuple(_walk(folders))
 
 
-def _walk(folders: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+def _walk(folders: tuple[str, ...]) -> Iterator[tuple[Path, str, int]]:
     seen = set()
     for folder in folders:
         for where, inner, names in os.walk(folder):
@@ -61,7 +59,7 @@ def _walk(folders: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
                 seen.add(facts.st_ino)
                 kind = _kind(path)
                 if kind:
-                    yield path, kind
+                    yield path, kind, facts.st_size
 
 
 def _kind(path: Path) -> str:

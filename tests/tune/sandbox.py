@@ -1,13 +1,14 @@
 """tests.tune.sandbox: a program run where it can do no harm. In: a path, what lies there instead. Out: Ended.
 
-Namespaces of its own, no network, no capabilities, no privileges, nobody's identity, a root that cannot be written, and
-empty /tmp and /run. The file that is tried is mounted over the original's path, so that name, $ORIGIN and
-/proc/self/exe are the same for both. Needs root.
+Namespaces of its own, no network, no capabilities, no privileges, nobody's identity, a root that cannot be written,
+and an empty /run. The file that is tried is mounted over the original's path, so that name, $ORIGIN and /proc/self/exe
+are the same for both. Needs root.
 """
 
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +30,20 @@ _SCRIPT = """\
 mount --make-rprivate /
 [ -z "$2" ] || mount --bind "$2" "$1"
 mount -o remount,bind,ro / || exit 121
-mount -t tmpfs -o mode=755 run /run || exit 121
-mount -t tmpfs -o mode=1777 tmp /tmp || exit 121
-cd /tmp
+for folder in /tmp /dev/shm; do
+    mount --bind $folder $folder && mount -o remount,bind,ro $folder || exit 121
+done
+mount -t tmpfs -o mode=1777 run /run || exit 121
+cd /run
 shift 2
 exec timeout -k 1 {patience} setpriv --reuid {nobody} --regid {nobody} --clear-groups --bounding-set=-all \
---inh-caps=-all --no-new-privs env -i PATH=/usr/bin:/bin HOME=/tmp LC_ALL=C "$@"
+--inh-caps=-all --no-new-privs env -i PATH=/usr/bin:/bin HOME=/run LC_ALL=C "$@"
 """
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended; 124 or 137: it was still running."""
+    """How a program ended."""
 
     status: int
     stdout: bytes
@@ -48,8 +51,8 @@ class Ended:
 
     @property
     def unsettled(self) -> bool:
-        """Whether it says nothing about the program: time ran out, or the sandbox could not be made."""
-        return self.status in (121, 124, 137)
+        """Whether it says nothing about the program: no sandbox could be made, time ran out, nothing was executed."""
+        return self.status in (121, 124, 126, 127, 137)
 
 
 def lacking() -> str:
@@ -65,27 +68,31 @@ def is_harmless(path: Path) -> bool:
     return not any(path.name.startswith(stem) for stem in _DANGEROUS_STEMS)
 
 
-def run(path: Path, instead: Path | None, *words: str, through: Path | None = None) -> Ended:
-    """Runs `path` with `words`, where `instead` lies there; `through`: a program that gets the path as its first
-    argument."""
+def run(path: Path, instead: Path | None, words: Sequence[str] = (), prefix: Sequence[str] = ()) -> Ended:
+    """Runs `path` with `words`, where `instead` lies there; `prefix`: what runs it, and gets its path behind."""
     script = _SCRIPT.format(patience=_PATIENCE, nobody=_NOBODY)
-    command = [str(path), *words] if through is None else [str(through), str(path), *words]
     spaces = ("-m", "-n", "-p", "-i", "-u", "--fork", "--kill-child", "--mount-proc")
+    places = [str(path), "" if instead is None else str(instead)]
+    return _ended(["unshare", *spaces, "sh", "-c", script, "sh", *places, *prefix, str(path), *words])
+
+
+def run_plain(path: Path, instead: Path | None, words: Sequence[str] = (), prefix: Sequence[str] = ()) -> Ended:
+    """The same without a sandbox, for the tests' own programs: the other file runs where it is, by the same name."""
+    if prefix:
+        return _ended([*prefix, str(instead or path), *words])
+    return _ended([str(path), *words], executable=str(instead or path))
+
+
+def _ended(command: list[str], executable: str | None = None) -> Ended:
     done = subprocess.run(
-        ["unshare", *spaces, "sh", "-c", script, "sh", str(path), "" if instead is None else str(instead), *command],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        timeout=60,
+        command, executable=executable, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def differs(path: Path, changed: Path, *words: str, through: Path | None = None) -> str | None:
-    """How a changed file behaves otherwise than the original: empty for not at all, None where nothing can be said
-    because the original differs from itself."""
-    first, second = (run(path, None, *words, through=through) for _ in range(2))
-    other = run(path, changed, *words, through=through)
+def difference(first: Ended, second: Ended, other: Ended) -> str | None:
+    """How a changed file behaves otherwise than the original did, twice: empty for not at all, None where nothing can
+    be said because the original differs from itself."""
     if first.unsettled or second.unsettled or first.status != second.status:
         return None
     if other.status != first.status:

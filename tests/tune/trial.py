@@ -5,27 +5,58 @@ is tried on the original too, and only what that one stands must the other.
 """
 
 import itertools
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tests.tune import sandbox, tools
 from tests.tune.checker import check
 from tests.tune.raw import PT_INTERP, Raw, load
 
-__all__ = ["Start", "judge"]
+__all__ = ["Start", "Verdict", "judge"]
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a file is tried: where it belongs, what runs it, with which words."""
+    """How a file is tried: where it belongs, with which words, what runs it, and whether in a sandbox."""
 
     path: Path
     words: tuple[str, ...] = ()
-    through: Path | None = None
+    prefix: tuple[str, ...] = ()
+    sandboxed: bool = True
+
+    def run(self, instead: Path | None) -> sandbox.Ended:
+        """Runs it, or the other file in its place."""
+        how = sandbox.run if self.sandboxed else sandbox.run_plain
+        return how(self.path, instead, self.words, self.prefix)
+
+    @cached_property
+    def twice(self) -> tuple[sandbox.Ended, sandbox.Ended]:
+        """How the original ends, and again."""
+        return self.run(None), self.run(None)
+
+    def difference(self, changed: Path) -> str | None:
+        """As `tests.tune.sandbox.difference`."""
+        return sandbox.difference(*self.twice, self.run(changed))
+
+
+@dataclass
+class Verdict:
+    """What came of it."""
+
+    broken: list[str]
+    ran: int = 0
+    """Runs whose output and status could be compared."""
+
+    def run(self, start: Start, changed: Path, how: str) -> None:
+        """Adds how a run went."""
+        difference = start.difference(changed)
+        self.ran += difference is not None
+        if difference:
+            self.broken.append(f"run {how}: {difference}")
 
 
 def judge(
@@ -36,19 +67,19 @@ def judge(
     editors: Sequence[tools.Editor] = (),
     start: Start | None = None,
     rerun: Iterable[str] = (),
-) -> list[str]:
+) -> Verdict:
     """What is wrong with `after`. `rerun`: names of editors after which the program is run as well."""
     old, new = load(before), load(after)
-    found = check(old, new, merged)
-    found += tools.complaints(before, after)
+    verdict = Verdict(check(old, new, merged))
+    verdict.broken += tools.complaints(before, after)
     if not merged and tools.tables(before) != tools.tables(after):
-        found.append(f"readelf: {_first_line(tools.tables(before), tools.tables(after))}")
+        verdict.broken.append(f"readelf: {_first_line(tools.tables(before), tools.tables(after))}")
     if start is not None:
-        found += _ran(start, after, "as it is")
+        verdict.run(start, after, "as it is")
     again = set(rerun)
     for editor in editors:
-        found += _edited(editor, before, after, old, start if editor.name in again else None)
-    return found
+        _edited(verdict, editor, before, after, start if editor.name in again else None)
+    return verdict
 
 
 def _first_line(old: list[str], new: list[str]) -> str:
@@ -56,36 +87,29 @@ def _first_line(old: list[str], new: list[str]) -> str:
     return next((f"{theirs!r} instead of {ours!r}" for ours, theirs in pairs if ours != theirs), "")
 
 
-def _ran(start: Start, changed: Path, how: str) -> list[str]:
-    difference = sandbox.differs(start.path, changed, *start.words, through=start.through)
-    return [f"run {how}: {difference}"] if difference else []
-
-
-def _edited(editor: tools.Editor, before: Path, after: Path, old: Raw, start: Start | None) -> list[str]:
+def _edited(verdict: Verdict, editor: tools.Editor, before: Path, after: Path, start: Start | None) -> None:
     if not tools.present(editor):
-        return []
-    interpreter = next((s for s in old.segments if s.type == PT_INTERP), None)
-    text = old.data[interpreter.offset : interpreter.file_end].rstrip(b"\0").decode() if interpreter else ""
+        return
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name, part) for part in ("old", "new")]
         for folder in folders:
             folder.mkdir()
-        control = tools.edited(editor, before, folders[0], text)
+        control = tools.edited(editor, before, folders[0], _interpreter(load(before)))
         if isinstance(control, str):
-            return []  # it does not take the original either
-        mine = tools.edited(editor, after, folders[1], text)
+            return  # it does not take the original either
+        mine = tools.edited(editor, after, folders[1], _interpreter(load(before)))
         if isinstance(mine, str):
-            return [f"{editor.name}: {mine}"]
+            verdict.broken.append(f"{editor.name}: {mine}")
+            return
         worse = Counter(tools.harm(after, mine)) - Counter(tools.harm(before, control))
-        found = [f"{editor.name}: {line}" for line in sorted(worse)]
-        if start is not None and not _breaks(start, control):
-            found += _ran(start, _readable(mine, Path(name)), f"after {editor.name}")
-        return found
+        verdict.broken += [f"{editor.name}: {line}" for line in sorted(worse)]
+        if start is not None and start.difference(_readable(control, Path(name))) == "":
+            verdict.run(start, _readable(mine, Path(name)), f"after {editor.name}")
 
 
-def _breaks(start: Start, control: Path) -> bool:
-    """Whether the tool broke the original."""
-    return bool(sandbox.differs(start.path, control, *start.words, through=start.through))
+def _interpreter(raw: Raw) -> str:
+    found = next((s for s in raw.segments if s.type == PT_INTERP), None)
+    return raw.data[found.offset : found.file_end].rstrip(b"\0").decode() if found else ""
 
 
 def _readable(path: Path, folder: Path) -> Path:
@@ -95,11 +119,3 @@ def _readable(path: Path, folder: Path) -> Path:
             inner.chmod(0o755)
     path.chmod(0o755)
     return path
-
-
-def copied(path: Path, folder: Path) -> Path:
-    """A copy that tools may be let loose on."""
-    out = folder / path.name
-    shutil.copyfile(path, out)
-    out.chmod(0o755)
-    return out
