@@ -10,7 +10,7 @@ from elfolio.cli.parsing import Failure, Parser, byte_count, one_line
 if TYPE_CHECKING:
     from elfolio.pagecache.replace import Links
     from elfolio.pagecache.tuning import Subject, Wishes
-    from elfolio.report.tune import FileReport, Status
+    from elfolio.report.tune import FileReport
 
 __all__ = ["prepare_parser", "run"]
 
@@ -145,6 +145,8 @@ def _treated(args: argparse.Namespace, path: str, count: int) -> "FileReport":
 def _io(error: OSError, path: str) -> str:
     """What went wrong, and with which other file."""
     name = os.fsdecode(error.filename) if error.filename is not None else path
+    if name == ".":  # the directory that a new file was to be made in
+        return f"no new file can be made in that directory ({error.strerror}); -o OUT writes elsewhere"
     return (
         f"{error.strerror or error}"
         if os.path.realpath(name) == os.path.realpath(path)
@@ -167,8 +169,8 @@ def _applied(args: argparse.Namespace, subject: "Subject", count: int) -> "FileR
         return file_row(plan, "unchanged")
     out = _output(args, subject.path, count)
     written = write(subject, out, check=args.check, links=_links(args), times=args.times)
-    status: Status = "copied" if nothing else "tuned"
-    return file_row(plan, status, output=out, record=written.record, checked=written.checked)
+    status = "copied" if nothing else "tuned"
+    return file_row(plan, status, output=out, record=written.record, checked=written.checked, folios=written.folios)
 
 
 def _output(args: argparse.Namespace, path: str, count: int) -> str:

@@ -53,7 +53,8 @@ def realign(
         if plan is not None:
             return plan
     found = _wanted(image, ladder, most, force)
-    refusals += _stuck(image, block, _wanted(image, ladder, most, False))
+    if not force:
+        refusals += _stuck(image, block, found)
     if most >= Tier.RELAY and any(place(image, dict.fromkeys(found, block), apart=force).values()):
         plan = _relaid(image, block, page, ladder, found, force)
         if not plan.refusals:

@@ -12,19 +12,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from elfolio.elf.constants import ET_DYN
 from elfolio.elf.reader import read
 from elfolio.elf.rewriting import Move, Rewrite
 from elfolio.elf.tail import read_tail
 from elfolio.elf.undo import Found, Record, find_record, record_start
 from elfolio.elf.write import Piece, pieces, whole
-from elfolio.layout.hugepages import PMD, Tier
+from elfolio.layout.hugepages import PMD, Tier, huge_span
 from elfolio.layout.plan import Plan
 from elfolio.layout.realign import realign
 from elfolio.layout.recheck import differences
+from elfolio.layout.segments import Layout, Load
+from elfolio.live.cached import look
 from elfolio.live.opened import opened
 from elfolio.pagecache.replace import Links, NewFile
+from elfolio.span import Span
 
-__all__ = ["Differs", "NoRecord", "Subject", "Wishes", "Written", "examined", "undo", "write"]
+__all__ = ["Differs", "NoRecord", "Subject", "Wishes", "Written", "examined", "folios_of", "undo", "write"]
 
 
 class NoRecord(OSError):
@@ -82,6 +86,9 @@ class Written:
     record: int
     """Bytes of the undo record; 0 where there is none."""
     checked: bool
+    folios: tuple[int, int] | None
+    """Of the blocks that can be huge mappings, how many the page cache has as one folio, and how many there are; None
+    where the kernel does not show it."""
 
 
 @contextmanager
@@ -140,7 +147,32 @@ def write(
         new.commit((lambda fd: _check(subject, fd, rewrite)) if check else None)
     if like is None:
         os.chmod(out, subject.status.st_mode & 0o777)
-    return Written(out, size, len(record), check)
+    return Written(out, size, len(record), check, folios_of(out, subject.plan))
+
+
+def folios_of(path: str, plan: Plan) -> tuple[int, int] | None:
+    """As Written.folios, of a file that a plan was made for. Raises OSError."""
+    spans = [span for rung in plan.after.rungs if not rung.load.is_writable for span in _file_blocks(plan, rung.load)]
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        cached = look(fd)
+    finally:
+        os.close(fd)
+    if cached.runs is None:
+        return None
+    order = (plan.block // cached.page).bit_length() - 1
+    large = [Span(run.start, run.end) for run in cached.runs if run.order >= order]
+    had = sum(any(run.encloses(Span(s.start // cached.page, s.end // cached.page)) for run in large) for s in spans)
+    return had, len(spans)
+
+
+def _file_blocks(plan: Plan, load: Load) -> Iterator[Span]:
+    """The file offsets of a segment's blocks that can be huge mappings as the file is."""
+    bias = -Layout(plan.becomes, plan.page).origin
+    segment = load.segment
+    mapped = huge_span(segment, plan.block, plan.page, bias=bias)
+    if plan.becomes.header.type != ET_DYN or Layout(plan.becomes, plan.page).align >= plan.block:
+        yield from mapped.shifted(segment.offset - segment.vaddr - bias).blocks(plan.block)
 
 
 def _owned(status: os.stat_result) -> bool:

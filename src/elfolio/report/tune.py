@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from elfolio.layout.finding import counted, size_text
 from elfolio.layout.hugepages import Tier
@@ -10,8 +10,6 @@ from elfolio.layout.plan import Plan
 from elfolio.report.columns import PLAIN, Ink, columns, size, wrapped
 
 __all__ = ["EditRow", "FileReport", "MoveRow", "RefusalRow", "Report", "as_json", "as_text", "failed_row", "file_row"]
-
-Status = Literal["planned", "tuned", "unchanged", "copied", "refused", "undone", "failed"]
 
 
 class EditRow(TypedDict):
@@ -52,13 +50,28 @@ class RefusalRow(TypedDict):
     tier: int
 
 
+class Range(TypedDict):
+    """From `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+
+
+class FoliosRow(TypedDict):
+    """Blocks that can be huge mappings."""
+
+    large: int
+    """Those that the page cache has as one folio."""
+    of: int
+
+
 class JointRow(TypedDict):
     """Segments that became one."""
 
     headers: list[int]
     perms: list[str]
     joined: str
-    pages: tuple[int, int] | None
+    pages: Range | None
     """Linked addresses, where no more than these are concerned."""
 
 
@@ -67,7 +80,8 @@ class FileReport(TypedDict):
 
     path: str
     output: str | None
-    status: Status
+    status: str
+    """planned, tuned, unchanged, copied, refused, undone or failed."""
     tier: int | None
     """None where nothing is changed."""
     block: int
@@ -84,10 +98,13 @@ class FileReport(TypedDict):
     segments: list[SegmentRow]
     edits: list[EditRow]
     moves: list[MoveRow]
-    padding: list[tuple[int, int]]
+    padding: list[Range]
+    """Offsets of the new file that hold zeros only."""
     joints: list[JointRow]
     refusals: list[RefusalRow]
     notes: list[str]
+    folios: FoliosRow | None
+    """None where that was not looked at, or is hidden."""
     checked: bool
     differences: list[str]
     error: str | None
@@ -96,13 +113,19 @@ class FileReport(TypedDict):
 class Report(TypedDict):
     """The object of --json."""
 
-    elfolio: Literal["tune"]
-    version: Literal[1]
+    elfolio: str
+    version: int
     files: list[FileReport]
 
 
 def file_row(
-    plan: Plan, status: Status, *, output: str | None = None, record: int = 0, checked: bool = False
+    plan: Plan,
+    status: str,
+    *,
+    output: str | None = None,
+    record: int = 0,
+    checked: bool = False,
+    folios: tuple[int, int] | None = None,
 ) -> FileReport:
     """Of a file that was read."""
     rewrite = plan.rewrite
@@ -126,30 +149,31 @@ def file_row(
             for e in rewrite.edits
         ],
         moves=[MoveRow(old=m.old, new=m.new, bytes=m.size, copy=m.copy) for m in rewrite.moves],
-        padding=[(span.start, span.end) for span in rewrite.padding],
+        padding=[Range(start=span.start, end=span.end) for span in rewrite.padding],
         joints=[
             JointRow(
                 headers=list(j.headers),
                 perms=list(j.perms),
                 joined=j.joined,
-                pages=None if j.pages is None else (j.pages.start, j.pages.end),
+                pages=None if j.pages is None else Range(start=j.pages.start, end=j.pages.end),
             )
             for j in plan.joints
         ],
         refusals=[RefusalRow(reason=r.reason.value, text=r.text, mend=r.mend, tier=int(r.tier)) for r in plan.refusals],
         notes=list(plan.notes),
+        folios=None if folios is None else FoliosRow(large=folios[0], of=folios[1]),
         checked=checked,
         differences=[],
         error=None,
     )
 
 
-def failed_row(path: str, status: Status, *, error: str | None = None, output: str | None = None) -> FileReport:
+def failed_row(path: str, status: str, *, error: str | None = None, output: str | None = None) -> FileReport:
     """Of a file that was not read as an ELF file, or need not be."""
     return FileReport(
         path=path, output=output, status=status, tier=None, block=0, page=0, blocks_before=0, blocks_after=0,
         random_bits_lost=0, size_before=0, size_after=0, record=0, segments=[], edits=[], moves=[], padding=[],
-        joints=[], refusals=[], notes=[], checked=False, differences=[], error=error,
+        joints=[], refusals=[], notes=[], folios=None, checked=False, differences=[], error=error,
     )  # fmt: skip
 
 
@@ -218,14 +242,18 @@ def _sentences(file: FileReport) -> Iterator[str]:
         if joint["pages"] is None:
             yield f"Program headers {parts} become one, {joint['joined']}."
         else:
-            start, end = joint["pages"]
-            yield f"Program headers {parts} share {start:#x} to {end:#x}, which is {joint['joined']}."
+            pages = joint["pages"]
+            yield f"Program headers {parts} share {pages['start']:#x} to {pages['end']:#x}, which is {joint['joined']}."
     if file["random_bits_lost"]:
         yield f"It takes {counted(file['random_bits_lost'], 'bit')} of the load address's randomness."
     if 0 < file["size_before"] < file["size_after"]:
-        holes = sum(end - start for start, end in file["padding"])
+        holes = sum(hole["end"] - hole["start"] for hole in file["padding"])
         yield f"{size(file['size_before'])} become {size(file['size_after'])}, {size(holes)} of it holes."
     yield from file["notes"]
+    if file["folios"] is not None and file["folios"]["of"]:
+        had, of = file["folios"]["large"], file["folios"]["of"]
+        lacking = "" if had == of else "; elfolio warm tries for the others"
+        yield f"The page cache has {had} of {of} such blocks as one folio{lacking}."
     if file["checked"] and not file["differences"]:
         yield "Checked: every address has the bytes that it had, and undo gives the file that it was."
     yield from file["differences"]
@@ -238,7 +266,7 @@ def _edits(file: FileReport, ink: Ink) -> list[str]:
 
 def _moves(file: FileReport, ink: Ink) -> list[str]:
     rows = [(f"{m['new']:#x}", f"{m['bytes']:#x}", _move_words(m)) for m in file["moves"]] + [
-        (f"{start:#x}", f"{end - start:#x}", "zeros, a hole") for start, end in file["padding"]
+        (f"{hole['start']:#x}", f"{hole['end'] - hole['start']:#x}", "zeros, a hole") for hole in file["padding"]
     ]
     return columns(("new offset", "bytes", "what"), sorted(rows, key=lambda row: int(row[0], 16)), right="rr", ink=ink)
 
