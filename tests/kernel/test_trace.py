@@ -451,6 +451,23 @@ def test_a_record_that_is_none() -> None:
     ]
     with pytest.raises(InvalidArgument, match="a record of version 2; this elfolio reads version 1"):
         list(read_record([first.replace('"version":1', '"version":2')], Log("log")))
+    rows = (
+        "[4096,8192,R],[8192,12288,R]",
+        "[4096,8192,R],[4096,12288,R]",
+        "[8192,12288,R],[4096,8192,R]",
+        "[1,8192,R]",
+    )
+    images = [
+        '{"p":7,"x":"/bin/x","b":0,"v":[' + row.replace("R", '"rw-p",0,0,0,0,"","rd wr",0') + "]}" for row in rows
+    ]
+    log = Log("log")
+    assert len(list(read_record([first, *images, '{"p":7,"t":[[8192,4096]]}'], log))) == 1
+    assert [(p.line, p.what.removeprefix("no event of a record: ")) for p in log] == [
+        (3, "0x1000 is mapped twice, or out of order"),
+        (4, "0x1000 is mapped twice, or out of order"),
+        (5, "0x1-0x2000 is no range of pages"),
+        (6, "0x2000-0x1000 is no range"),
+    ]
     foreign = '{"p":7,"x":"/bin/x","b":0,"foreign":1,"v":[]}'
     log = Log("log")
     list(read_record([first, foreign], log))

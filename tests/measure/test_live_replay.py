@@ -87,6 +87,14 @@ def test_a_child_does_what_its_model_does(seed: OracleChild) -> None:
     assert seed.shown() == before == shown_model(mm)
 
 
+def test_a_stack_does_not_grow_in_a_child(seed: OracleChild) -> None:
+    """MADV_POPULATE_WRITE, by which a child writes, reaches no lower than a mapping: left out, not a difference."""
+    stack = Mmap(BASE + 64 * PAGE, 2 * PAGE, 3, 0x132)
+    found = replayed(seed, stack, Touch(BASE + 60 * PAGE, PAGE, True), Touch(BASE + 65 * PAGE, PAGE, True))
+    assert found.difference is None
+    assert found.left_out["writing below a stack: only a program's own access lets it grow"] == 1
+
+
 def _agree(live: OracleChild, mm: Mm, *operations: Operation) -> None:
     assert live.shown() == shown_model(mm)
     for operation in operations:

@@ -14,6 +14,7 @@ lost.
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from elfolio.errors import InvalidArgument
@@ -86,7 +87,7 @@ def _event(value: dict[str, Any], log: Log) -> Event:
     if "c" in value:
         return _call(pid, value, line)
     if "t" in value:
-        return Touched(pid, tuple((_number(start), _number(end)) for start, end in value["t"]), line)
+        return Touched(pid, tuple(_range(start, end) for start, end in value["t"]), line)
     if "x" in value:
         rows = value["v"]
         log.foreign += "foreign" in value
@@ -135,6 +136,13 @@ def _number(value: object) -> int:
     return value
 
 
+def _range(start: object, end: object) -> tuple[int, int]:
+    low, high = _number(start), _number(end)
+    if not 0 <= low < high:
+        raise ValueError(f"{low:#x}-{high:#x} is no range")
+    return low, high
+
+
 def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError(f"{value!r} is no text")
@@ -150,13 +158,17 @@ def _vmas(rows: list[list[Any]], log: Log) -> tuple[Vma, ...]:
     page = log.facts.get("page", 4096)
     if not isinstance(page, int) or page <= 0:
         raise ValueError(f"pages of {page} bytes")
-    return tuple(_vma(row, page) for row in rows)
+    vmas = tuple(_vma(row, page) for row in rows)
+    for lower, upper in pairwise(vmas):
+        if lower.end > upper.start:
+            raise ValueError(f"{upper.start:#x} is mapped twice, or out of order")
+    return vmas
 
 
 def _vma(row: list[Any], page: int) -> Vma:
     start, end, perms, offset, major, minor, inode, name, words, _ = row
-    if not 0 <= _number(start) < _number(end):
-        raise ValueError(f"{start:#x}-{end:#x} is no range")
+    if not 0 <= _number(start) < _number(end) or start % page or end % page:
+        raise ValueError(f"{start:#x}-{end:#x} is no range of pages")
     flags = _FLAGS.get(perms + words)
     if flags is None:
         flags = VmFlags(sum(bit for letter, bit in _PERMS.items() if letter in perms))

@@ -202,7 +202,14 @@ def _ready(space: _Space, operation: Operation) -> Operation:
         raise _Refused("prctl: an option that the model does not have")
     if isinstance(operation, Mmap):
         return _mmap(space, operation)
+    if isinstance(operation, Touch) and _grows(space.mm, operation.address):
+        raise _Refused("writing below a stack: only a program's own access lets it grow")
     return operation
+
+
+def _grows(mm: Mm, address: int) -> bool:
+    area = mm.areas.find(address)
+    return area is not None and area.start > address and bool(area.flags & VmFlags.GROWSDOWN)
 
 
 def _mmap(space: _Space, operation: Mmap) -> Mmap:
