@@ -408,6 +408,7 @@ def test_what_perf_trace_does_not_say() -> None:
     ]
     assert ([str(problem) for problem in log], log.assumed_threads) == (["log:4:1: events were lost here"], 1)
     assert log.lines == 11
+    assert looks_like_perf(lines.splitlines()[0])
 
 
 RECORD = (

@@ -1,8 +1,9 @@
 """cli: the command line. In: argv. Out: an exit status.
 
 A command is one module here, of its own name, with `prepare_parser(parser)`, `run(args) -> int`, and
-`TAKES_COMMAND` where another program's command line follows behind `--` (it becomes `args.command`). Only
-the module asked for is imported, and `--version` and `--help` import nothing.
+`TAKES_COMMAND` where another program's command line follows behind `--` (it becomes `args.command`),
+`MAY_TAKE_COMMAND` where it does with some options. Only the module asked for is imported, and `--version` and `--help`
+import nothing.
 """
 
 import sys

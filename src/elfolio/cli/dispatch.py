@@ -28,12 +28,13 @@ def run_command(name: str, words: list[str]) -> int:
         print(parser.format_help(), end="")
         return 0
     try:
-        takes_command = getattr(module, "TAKES_COMMAND", False)
-        if takes_command and not command:
+        needs_command = getattr(module, "TAKES_COMMAND", False)
+        if needs_command and not command:
             raise Failure(f"a command belongs behind --, as in: {parser.prog} -- ls -l")
+        takes_command = needs_command or getattr(module, "MAY_TAKE_COMMAND", False)
         # For the others -- ends the options: a file may be called -x.
         args = parser.parse_args(options if takes_command else words)
-        args.command = command
+        args.command = command if takes_command else []
         status: int = module.run(args)
         return status
     except Failure as failure:

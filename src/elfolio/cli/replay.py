@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from elfolio.kernel.trace_steps import Step
     from elfolio.report.replay import Report
 
-__all__ = ["prepare_parser", "run"]
+__all__ = ["MAY_TAKE_COMMAND", "prepare_parser", "run"]
+
+MAY_TAKE_COMMAND = True
+"""With --record."""
 
 _MACHINES = ("x86_64", "aarch64")
 _PEEK = 50

@@ -23,8 +23,10 @@ _LINE = re.compile(
 _TAIL = re.compile(
     r"(.*?)\)\)? +(?P<cut>\.\.\.$|= (?P<result>0x[0-9a-f]{1,16}|-?[1-9]\d{0,18}|0|\?|$)(?: (?P<errno>E[A-Z0-9]+))?)"
 )
-_BESIDE = re.compile(r" *\d+\.\d+ \( *\d+\.\d+ ms\): .*?/\d{1,10} (?:min|maj)fault \[| {20,}\S.*\)$|#|\s*$")
-"""Page faults of -F, whose addresses it does not tell; stacks of --call-graph."""
+_FAULT = re.compile(r" *\d+\.\d+ \( *\d+\.\d+ ms\): .*?/\d{1,10} (?:min|maj)fault \[")
+"""Of -F, which names where a fault was by symbol, not by address."""
+_BESIDE = re.compile(r" {20,}\S.*\)$|#|\s*$")
+"""Stacks of --call-graph, comments."""
 _SUMMARY = " Summary of events:"
 """Of -s and -S: no call comes behind it."""
 _PAIR = re.compile(r"(\w+): ((?:[^,<(]|<[^>]*>|\([^)]*\))*)(?:, |$)")
@@ -58,7 +60,7 @@ _ANONYMOUS = 0x20
 
 def looks_like_perf(line: str) -> bool:
     """Whether a line is one of perf trace's."""
-    return _LINE.match(line) is not None
+    return _LINE.match(line) is not None or _FAULT.match(line) is not None
 
 
 def read_perf(lines: Iterable[str], log: Log) -> Iterator[Event]:
@@ -75,7 +77,7 @@ def read_perf(lines: Iterable[str], log: Log) -> Iterator[Event]:
             break
         elif text.startswith("LOST "):
             log.note(log.lines, 0, "events were lost here")
-        elif not _BESIDE.match(text):
+        elif not _FAULT.match(text) and not _BESIDE.match(text):
             log.note(log.lines, 0, "no line of perf trace")
     log.lines += sum(1 for _ in lines)
     reader.finish()
