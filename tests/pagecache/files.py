@@ -80,7 +80,7 @@ int main(void) {
   for (const volatile char *at = big; at < big_end; at += 4096) sum += *at;
   FILE *smaps = fopen("/proc/self/smaps", "r");
   while (fgets(line, sizeof line, smaps))
-    if (sscanf(line, "FilePmdMapped: %%lu", &kb) == 1) total += kb;
+    if (sscanf(line, "FilePmdMapped: %%lu", &kb) == 1 || sscanf(line, "ShmemPmdMapped: %%lu", &kb) == 1) total += kb;
   printf("%%lu\\n", total >> 11);
   return sum == 0;
 }

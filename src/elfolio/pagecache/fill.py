@@ -8,6 +8,7 @@ import errno
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from elfolio.kernel.folio import Kind
@@ -98,7 +99,8 @@ def _state(fd: int, aim: Aim, mapped: Window) -> _State:
 
 
 def _read_again(fd: int, mapped: Window, blocks: list[Span]) -> None:
-    os.fsync(fd)  # what is dirty is not dropped
+    with suppress(OSError):  # a file system that is never written to has no such call (erofs: EINVAL)
+        os.fsync(fd)  # what is dirty is not dropped
     drop(fd, blocks)
     stayed = _cached(look(fd), blocks)
     mapped.read(block for block in blocks if block not in stayed)
