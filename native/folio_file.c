@@ -71,17 +71,14 @@ static int add_cached(struct folios *f, uint64_t first, size_t n, const unsigned
     return err;
 }
 
-/* Whether a PMD could map any of it; where frames are hidden, one may. It spares asking over small pages. */
-static int may_be_huge(const struct folios *f, uint64_t first, size_t n)
+/* Frames say more than what maps them: only where they are hidden, that is asked for. */
+static int read_marks(struct folios *f, uint64_t first, size_t n)
 {
-    size_t to_block = (f->pmd - first % f->pmd) % f->pmd;
     int hidden = f->flags < 0;
+    memset(f->mark, 0, n);
     for (size_t i = 0; i < n && !hidden; i++)
         hidden = (f->entry[i] & PM_PRESENT) && !(f->entry[i] & PM_FRAME);
-    for (size_t i = to_block; i < n && !hidden; i += f->pmd)
-        if (f->entry[i] & PM_PRESENT && (f->entry[i] & PM_FRAME) % f->pmd == 0)
-            return 1;
-    return hidden;
+    return hidden ? folios_read_marks(f, first, n) : 0;
 }
 
 static int look(struct folios *f, char *memory, uint64_t first, size_t n, unsigned char *in_core, uint64_t *cached)
@@ -99,9 +96,8 @@ static int look(struct folios *f, char *memory, uint64_t first, size_t n, unsign
     err = folios_read_entries(f, at, &got);
     if (!err && got == n && touch_rest(f, (uintptr_t)memory, n, in_core, page))
         err = folios_read_entries(f, at, &got);
-    memset(f->mark, 0, n);
-    if (!err && got == n && may_be_huge(f, at, n))
-        err = folios_read_marks(f, at, n);
+    if (!err && got == n)
+        err = read_marks(f, at, n);
     for (size_t i = 0; i < got; i++)
         *cached += f->entry[i] >> 63;
     return err || got < n ? (err ? err : EIO) : folios_walk(f, at, n);

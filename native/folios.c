@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Bits of kpageflags (include/uapi/linux/kernel-page-flags.h). */
@@ -105,16 +106,42 @@ static int has_frame(uint64_t entry)
     return (entry & PM_PRESENT) && (entry & PM_FRAME);
 }
 
-/* Of what a PMD maps the first frame's flags are enough. */
+/* Whether page i begins a block of memory as large as a PMD maps, which the batch has whole and in order. */
+static int begins_block(const struct folios *f, size_t n, size_t i)
+{
+    uint64_t frame = f->entry[i] & PM_FRAME;
+    if (frame % f->pmd || i + f->pmd > n || !has_frame(f->entry[i]))
+        return 0;
+    for (size_t at = 1; at < f->pmd; at++)
+        if (!(f->entry[i + at] & PM_PRESENT) || (f->entry[i + at] & PM_FRAME) != frame + at)
+            return 0;
+    return 1;
+}
+
+/* Whether the folio that begins at `head` is as large as a PMD maps. */
+static int is_huge(const struct folios *f, uint64_t head)
+{
+    for (uint64_t at = 1; at < f->pmd; at *= 2)
+        if (!(frame_word(f->flags, head + at) & KPF_TAIL))
+            return 0;
+    return 1;
+}
+
+/* All flags but those of huge folios' tails: a tenth of a microsecond each. */
 static int read_flags(struct folios *f, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        uint64_t e = f->entry[i], frame = e & PM_FRAME;
-        int inside = i && frame % f->pmd && f->mark[i - 1] & f->mark[i] & FOLIO_MARK_PMD &&
-                     (f->entry[i - 1] & PM_FRAME) + 1 == frame;
-        f->wanted[i] = has_frame(e) && !inside;
+        f->wanted[i] = has_frame(f->entry[i]);
         f->flag[i] = 0;
-        f->hidden |= (e & PM_PRESENT) && !frame;
+        f->hidden |= (f->entry[i] & PM_PRESENT) && !(f->entry[i] & PM_FRAME);
+    }
+    for (size_t i = 0; i < n;) {
+        if (begins_block(f, n, i) && is_huge(f, f->entry[i] & PM_FRAME)) {
+            memset(f->wanted + i + 1, 0, f->pmd - 1);
+            i += f->pmd;
+        } else {
+            i++;
+        }
     }
     return frames_read(f->frames, f->flags, f->entry, f->wanted, n, f->flag);
 }

@@ -142,7 +142,7 @@ def huge(one: VmaFolios, kind: Kind, without: Kind) -> int:
 def test_every_number_is_that_of_smaps(process: Process) -> None:
     """Rss, Anonymous, Swap, KSM and the three sorts of huge mappings are equal to smaps' in every mapping; Pss where
     nobody else maps it."""
-    found, truth = read_folios(process.pid), smaps(process.pid)
+    found, truth = read_folios(process.pid, pss=True), smaps(process.pid)
     if "PAGEMAP_SCAN" not in found.how:
         pytest.skip("this kernel's pagemap does not tell huge mappings: Linux 6.7 does")
     own = set(process.made.values())
@@ -166,6 +166,7 @@ def test_each_sort_of_memory_is_told_apart(process: Process) -> None:
     shmem, file = process.of(found, "shmem"), process.of(found, "file")
     assert (shmem.bytes(Kind.SHMEM), shmem.anonymous, shmem.file) == (2 * M, 0, 2 * M)
     assert (file.file, file.bytes(Kind.SHMEM), file.bytes(Kind.DIRTY)) == (4 * M, 0, 0)
+    assert small.pss is None
     untouched = process.of(found, "untouched")
     assert (untouched.sums, untouched.rss, untouched.pss) == ((), 0, 0)
     assert process.of(found, "sparse").rss == 32 * PAGE

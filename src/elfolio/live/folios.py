@@ -1,8 +1,8 @@
 """live.folios: the folios behind each mapping of a process. In: a process id, /proc. Out: ProcessFolios, or OSError.
 
-pagemap gives every page its frame, kpageflags the frame's folio, kpagecount how often it is mapped; which pages a PMD
-maps says PAGEMAP_SCAN (6.7), before that smaps alone, and only how many. Nothing is faulted in. Read as sums in the C
-core, in bounded memory: of a process with 20 GiB too.
+pagemap gives every page its frame, and whether anybody else maps it; kpageflags gives the frame's folio. Which pages a
+PMD maps says PAGEMAP_SCAN (6.7), before that smaps alone, and only how many. Nothing is faulted in. Read as sums in the
+C core, in bounded memory: of a process with 20 GiB too.
 
 Frames are root's (CAP_SYS_ADMIN). Without them order, dirty and KSM are unseen, and all else is told: what is there,
 swapped, anonymous or a file's, mapped by others too, mapped by a PMD.
@@ -86,8 +86,8 @@ class VmaFolios:
 
     @property
     def pss(self) -> int | None:
-        """As in smaps: each page divided by how often it is mapped, the sum rounded down to KiB; None where kpagecount
-        is hidden and a page is shared."""
+        """As in smaps: each page divided by how often it is mapped, the sum rounded down to KiB; None where a page
+        is shared and kpagecount was not asked, or is hidden."""
         seen = [one for one in self.sums if not one.kind & (Kind.ZERO | Kind.SWAPPED | Kind.HUGETLB)]
         if any(not one.share for one in seen):
             return None
@@ -127,12 +127,14 @@ def read_folios(
     vmas: Iterable[Vma] | None = None,
     proc: str | Path = "/proc",
     *,
+    pss: bool = False,
     cont: int | None = None,
     pmd: Mapping[int, int] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> ProcessFolios:
     """The folios behind `vmas`, or all of the process's, with flags as smaps shows them.
 
+    `pss` asks kpagecount how often each shared page is mapped, which takes as long as all the rest; smaps tells it too.
     `cont`: pages that contiguous PTEs map, 0 for none, instead of this machine's. `pmd`: bytes that smaps says PMDs
     map, by a mapping's start, for kernels whose pagemap does not tell. `progress` is called with the mappings done, and
     all. Raises ProcessLookupError for one that is gone, PermissionError for somebody else's.
@@ -140,7 +142,7 @@ def read_folios(
     found = tuple(read_smaps(pid, proc)) if vmas is None else tuple(vmas)
     out = []
     with ExitStack() as stack:
-        reader = _Reader(stack, pid, Path(proc), cont)
+        reader = _Reader(stack, pid, Path(proc), cont, pss=pss)
         for at, vma in enumerate(found):
             sums = tuple(unpack_sums(reader.read(vma, summing=True)))
             told = None if reader.has_scan or pmd is None else pmd.get(vma.start, 0)
@@ -160,12 +162,12 @@ def runs_of(pid: int, vma: Vma, proc: str | Path = "/proc", *, cont: int | None 
 class _Reader:
     """The kernel's files, open; what they turned out to tell."""
 
-    def __init__(self, stack: ExitStack, pid: int, proc: Path, cont: int | None) -> None:
+    def __init__(self, stack: ExitStack, pid: int, proc: Path, cont: int | None, *, pss: bool = False) -> None:
         self.has_scan, self._hidden = True, False
         self._cont = contpte_pages(os.uname().machine, mmap.PAGESIZE) if cont is None else cont
         self._pagemap = _gone(stack, proc / str(pid) / "pagemap")
         self._flags = _hideable(stack, proc / "kpageflags")
-        self._counts = _hideable(stack, proc / "kpagecount")
+        self._counts = _hideable(stack, proc / "kpagecount") if pss else -1
 
     def read(self, vma: Vma, *, summing: bool) -> bytes:
         """The C core's bytes. A device's memory (VM_PFNMAP, VM_IO) has no folios; nor has [vsyscall], beyond all
