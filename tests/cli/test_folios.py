@@ -1,5 +1,6 @@
 """`elfolio folios`: what it shows of files made for it, its object, and how it refuses."""
 
+import ctypes
 import json
 import os
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from elfolio.live.cached import look, open_quietly
+from elfolio.live.folios import Mapped, read_folios
 from elfolio.report.folios import BlockRow, Report
 from tests.cli.running import ELFOLIO, Outcome, outcome
 from tests.cli.terminal import Terminal
 from tests.cli.test_run_json import mismatches
 from tests.elfwriter import EM_AARCH64, EM_X86_64, ET_EXEC, Elf, Ph
+from tests.live import slow_folios
 
 M = 1 << 20
 
@@ -93,8 +96,8 @@ def test_a_cold_program_stays_cold(folder: Path) -> None:
 
 @pytest.mark.root
 def test_blocks_with_folios_are_counted_where_they_are(folder: Path) -> None:
-    """A program whose text fills huge pages, written in huge pieces: what the kernel then maps by PMDs is no more than
-    what is said to be possible now, and blocks that the cache has lost are said to be lacking."""
+    """Of a program whose text fills huge pages, written in huge pieces: what is said to be possible now is what the
+    kernel then maps by PMDs where it is touched, and a block that the cache has lost is said to be lacking."""
     path = folder / "program"
     path.write_bytes(aligned_program(8 * M))
     before = text_row(path)
@@ -106,6 +109,11 @@ def test_blocks_with_folios_are_counted_where_they_are(folder: Path) -> None:
         os.posix_fadvise(file.fileno(), 4 * M, 2 * M, os.POSIX_FADV_DONTNEED)
     after = text_row(path)
     assert (after["could"], after["now"], after["lacking"]) == (4, 3, {"absent": 1})
+    with open(path, "rb") as file, slow_folios.mapped(file.fileno(), 8 * M, 2 * M, at=0x2000000000) as address:
+        for block in (0, 2, 3):
+            ctypes.string_at(address + block * 2 * M, 1)
+        one = next(one for one in read_folios(os.getpid()).vmas if one.vma.start == address)
+    assert one.mapped()[Mapped.PMD] == after["now"] * 2 * M
 
 
 def text_row(path: Path) -> BlockRow:

@@ -17,9 +17,9 @@ _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 
 
 @contextmanager
-def mapped(fd: int, size: int, offset: int = 0, flags: int = mmap.MAP_SHARED) -> Iterator[int]:
+def mapped(fd: int, size: int, offset: int = 0, at: int | None = None) -> Iterator[int]:
     """The address of a mapping without readahead."""
-    address = _LIBC.mmap(None, size, mmap.PROT_READ, flags, fd, offset)
+    address = _LIBC.mmap(at, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
     assert address not in (None, ctypes.c_void_p(-1).value), os.strerror(ctypes.get_errno())
     try:
         assert _LIBC.madvise(address, size, mmap.MADV_RANDOM) == 0

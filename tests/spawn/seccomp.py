@@ -7,6 +7,7 @@ import struct
 
 _X86_64 = {
     "ioctl": 16,
+    "cachestat": 451,
     "clone": 56,
     "getdents64": 217,
     "clone3": 435,
