@@ -109,7 +109,7 @@ def test_blocks_with_folios_are_counted_where_they_are(folder: Path) -> None:
         os.posix_fadvise(file.fileno(), 4 * M, 2 * M, os.POSIX_FADV_DONTNEED)
     after = text_row(path)
     assert (after["could"], after["now"], after["lacking"]) == (4, 3, {"absent": 1})
-    with open(path, "rb") as file, slow_folios.mapped(file.fileno(), 8 * M, 2 * M, at=0x2000000000) as address:
+    with open(path, "rb") as again, slow_folios.mapped(again.fileno(), 8 * M, 2 * M, at=0x2000000000) as address:
         for block in (0, 2, 3):
             ctypes.string_at(address + block * 2 * M, 1)
         one = next(one for one in read_folios(os.getpid()).vmas if one.vma.start == address)
