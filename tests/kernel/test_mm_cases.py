@@ -171,6 +171,13 @@ def _verdict(preset: str, **more: Any) -> bool | None:
         ({"kernels": "<=6.16 (late flag)"}, True, None),
         ({"kernels": ">=6.4, <6.17"}, True, None),
         ({"max_kernel": "6.16"}, True, None),
+        ({"kernels": "6.17+ (early flag)"}, None, True),
+        ({"kernels": "since 6.17"}, None, True),
+        ({"kernels": "up to 6.16"}, True, None),
+        ({"kernels": "before 6.17"}, True, None),
+        ({"kernels": "6.4-6.16"}, True, None),
+        ({"kernels": "6.13 to 6.19"}, None, True),
+        ({"kernels": "<7.0"}, True, True),
         ({"min_kernel": 6.17}, None, True),
         ({"min_kernel": "6.17-rc1"}, None, True),
         ({"min_kernel": "6.17", "expect_older": [{"unmapped": ["a", "a+2*P"]}]}, False, True),
@@ -196,6 +203,26 @@ def test_an_older_expectation_may_be_an_errno() -> None:
     assert _verdict("linux-6.12", **more, expect_older={"6.16": [{"errno": "EFAULT"}]}) is True
 
 
+def test_numbers_are_those_of_a_register() -> None:
+    """A negative address or length is the large number that a system call sees."""
+    setup = [{**_PAIR[0], "addr": -1}, {"op": "munmap", "addr": "a", "len": -1, "expect_errno": "EINVAL"}]
+    assert _verdict("linux-6.18", setup=setup) is True
+
+
+def test_a_call_is_to_succeed_unless_it_says_otherwise() -> None:
+    """A call that fails, and does not expect to, fails its case, whatever check of its errno follows."""
+    setup = [{**_PAIR[0], "len": "0"}]
+    assert _verdict("linux-6.18", setup=setup, expect=[{"errno": "EINVAL"}]) is False
+    assert _verdict("linux-6.18", setup=[{**setup[0], "expect_errno": "EINVAL"}], expect=[{"errno": "EINVAL"}]) is True
+
+
+def test_what_holds_for_all_is_not_for_later() -> None:
+    """A case that says which kernels it is about fails where it is wrong, though a later rule would make it right."""
+    setup = [*_PAIR, {"op": "prctl", "option": "PR_GET_MEMORY_MERGE", "args": [0, 0, 0, 0]}]
+    assert _verdict("linux-6.1", setup=setup) is None
+    assert _verdict("linux-6.1", setup=setup, kernels="all") is False
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -205,6 +232,8 @@ def test_an_older_expectation_may_be_an_errno() -> None:
         {"expect": [{"mapped": ["a", "a+P"], "sealed": True}]},
         {"expect": [{"vmflags_at": "a", "has": ["zz"]}]},
         {"setup": [{"op": "clone3"}]},
+        {"setup": [{"op": "prctl", "option": "PR_SET_NAME"}]},
+        {"setup": [{"op": "prctl", "option": 1}]},
         {"setup": [{**_PAIR[0], "node": 1}]},
         {"setup": [{**_PAIR[0], "flags": ["PRIVATE", "UNHEARD"]}]},
     ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from elfolio.kernel.calls import Touch
 from elfolio.kernel.case_host import Undecidable
-from elfolio.kernel.case_words import error_name, outcome, unknown
+from elfolio.kernel.case_words import WORD, error_name, first, outcome, unknown
 from elfolio.kernel.space import Vma
 from elfolio.kernel.vmflags import MNEMONICS, VmFlags
 from elfolio.span import Span
@@ -92,7 +92,7 @@ def _span(at: "Run", ends: tuple[str, str]) -> Span:
 
 
 def _content(at: "Run", one: Check) -> str:
-    start, length = (at.value(part) for part in one["content"])
+    start, length = (at.value(part) & WORD for part in one["content"])
     if "byte" in one:
         fine = at.host.holds(start, length, at.value(one["byte"]), 0)
     else:
@@ -147,7 +147,7 @@ def _works(at: "Run", one: Check) -> str:
 def _access(at: "Run", one: Check, key: str, *, fine: bool) -> str:
     parts = one[key] if isinstance(one[key], list) else [one[key]]
     for part in parts:
-        if (at.host.apply(Touch(at.value(part), 1, bool(one.get("write")))) == 0) != fine:
+        if (at.apply(Touch(at.value(part), 1, bool(one.get("write")))) == 0) != fine:
             return f"touching {part} {'faults' if fine else 'does not fault'}"
     return ""
 
@@ -157,7 +157,7 @@ _SIZES = ("to", "align", "of", "by", "multiple", "multiple_of", "alignment")
 
 def _aligned(at: "Run", one: Check) -> str:
     given = one["aligned"]
-    value, size = given if isinstance(given, list) else (given, next(one[key] for key in _SIZES if key in one))
+    value, size = given if isinstance(given, list) else (given, first(one, _SIZES))
     left = at.value(value) % at.value(size)
     return f"{value} is {left} above a multiple of {size}" if left else ""
 

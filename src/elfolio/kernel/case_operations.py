@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from elfolio.kernel import abi, calls
 from elfolio.kernel.case_host import Undecidable
-from elfolio.kernel.case_words import flags, number, protection, unknown
+from elfolio.kernel.case_words import WORD, first, flags, number, protection, unknown
 
 if TYPE_CHECKING:
     from elfolio.kernel.cases import Run
@@ -37,7 +37,7 @@ def _mmap(at: "Run", op: Mapping[str, Any], address: int | None = None) -> int:
     file = None if op.get("fd") in (None, -1, "-1") else at.files[op["fd"]]
     offset = at.value(op.get("off", 0))
     length, prot, how = at.value(op["len"]), protection(op["prot"]), flags(op["flags"], "MAP_")
-    return at.host.apply(calls.Mmap(address, length, prot, how, file, offset))
+    return at.apply(calls.Mmap(address, length, prot, how, file, offset))
 
 
 def _mmap_aligned(at: "Run", op: Mapping[str, Any]) -> int:
@@ -67,23 +67,28 @@ def _pick_dest(at: "Run", op: Mapping[str, Any]) -> int:
 
 def _find_free(at: "Run", op: Mapping[str, Any]) -> int:
     length = at.value(op["len"])
-    address = at.host.apply(calls.Mmap(0, length, 0, abi.MAP_PRIVATE | abi.MAP_ANONYMOUS))
+    address = at.apply(calls.Mmap(0, length, 0, abi.MAP_PRIVATE | abi.MAP_ANONYMOUS))
     if address > 0:
-        at.host.apply(calls.Munmap(address, length))
+        at.apply(calls.Munmap(address, length))
     return address
 
 
 def _write(at: "Run", op: Mapping[str, Any]) -> int:
     start, length = at.value(op["addr"]), at.value(op["len"])
     if "pattern" in op:
-        return at.host.fill(start, length, at.value(op["pattern"]) + at.value(op.get("pattern_off", 0)) // at.page, 1)
+        return at.host.fill(
+            start & WORD, length & WORD, at.value(op["pattern"]) + at.value(op.get("pattern_off", 0)) // at.page, 1
+        )
     if "byte" in op:
-        return at.host.fill(start, length, at.value(op["byte"]), 0)
-    return at.host.apply(calls.Touch(start, length, True))
+        return at.host.fill(start & WORD, length & WORD, at.value(op["byte"]), 0)
+    return at.apply(calls.Touch(start, length, True))
 
 
 def _file(at: "Run", op: Mapping[str, Any]) -> int:
-    at.files[op["as"]] = at.host.file(op["as"], at.value(op["len"]), memory=op["op"] == "memfd")
+    length = at.value(op["len"])
+    if length < 0:
+        raise ValueError(f"a file of {length} bytes")
+    at.files[op["as"]] = at.host.file(op["as"], length, memory=op["op"] == "memfd")
     return 0
 
 
@@ -99,7 +104,7 @@ def _reopen(at: "Run", op: Mapping[str, Any]) -> int:
 
 
 def _of(op: Mapping[str, Any]) -> str:
-    return str(next(op[key] for key in ("of", "fd", "path", "file") if key in op))
+    return str(first(op, ("of", "fd", "path", "file")))
 
 
 def _close(at: "Run", op: Mapping[str, Any]) -> int:
@@ -108,15 +113,15 @@ def _close(at: "Run", op: Mapping[str, Any]) -> int:
     if name in at.files:
         del at.files[name]
         return 0
-    return at.host.apply(calls.UffdClose(at.names[name]))
+    return at.apply(calls.UffdClose(at.uffds[name]))
 
 
 def _brk(at: "Run", op: Mapping[str, Any]) -> int:
     if "addr" in op:
-        return at.host.apply(calls.Brk(at.value(op["addr"])))
+        return at.apply(calls.Brk(at.value(op["addr"])))
     if "first brk" not in at.names:
-        at.names["first brk"] = at.host.apply(calls.Brk(0))
-    return at.host.apply(calls.Brk(at.names["first brk"] + at.value(op["delta"])))
+        at.names["first brk"] = at.apply(calls.Brk(0))
+    return at.apply(calls.Brk(at.names["first brk"] + at.value(op["delta"])))
 
 
 def _fork(at: "Run", _op: Mapping[str, Any]) -> int:
@@ -138,10 +143,11 @@ def _prctl(at: "Run", op: Mapping[str, Any]) -> int:
     option, given = op["option"], list(op.get("args", ()))
     if str(option).startswith("PR_SET_VMA"):
         return _name_vma(at, op, given)
-    if isinstance(option, str) and not hasattr(abi, option):
-        raise Undecidable(f"no model of {option}")
-    numbers = [number(value, at.names) for value in given[:4]]
-    return at.host.apply(calls.Prctl(getattr(abi, option) if isinstance(option, str) else option, *numbers))
+    known = {getattr(abi, name) for name in abi.__all__ if name.startswith("PR_")}
+    which = getattr(abi, option, None) if isinstance(option, str) else option
+    if which is None or which not in known:
+        raise Undecidable(f"no model of prctl's option {option}")
+    return at.apply(calls.Prctl(which, *(number(value, at.names) for value in given[:4])))
 
 
 def _name_vma(at: "Run", op: Mapping[str, Any], given: list[Any]) -> int:
@@ -152,7 +158,7 @@ def _name_vma(at: "Run", op: Mapping[str, Any], given: list[Any]) -> int:
     behind = given[2:] if "addr" not in op else given
     name = op["name"] if "name" in op else behind[0] if behind else None
     address, length = (at.value(value) for value in where)
-    return at.host.apply(calls.NameVma(address, length, None if name in (None, 0, "0") else str(name)))
+    return at.apply(calls.NameVma(address, length, None if name in (None, 0, "0") else str(name)))
 
 
 def _madvise(at: "Run", op: Mapping[str, Any]) -> int:
@@ -164,44 +170,53 @@ def _madvise(at: "Run", op: Mapping[str, Any]) -> int:
         raise Undecidable(f"no model of the advice {word}")
     if advice == abi.ADVICE["COLLAPSE"]:
         raise Undecidable("whether MADV_COLLAPSE works depends on free memory")
-    return at.host.apply(calls.Madvise(at.value(op["addr"]), at.value(op["len"]), advice))
+    return at.apply(calls.Madvise(at.value(op["addr"]), at.value(op["len"]), advice))
 
 
 def _mprotect(at: "Run", op: Mapping[str, Any]) -> int:
     prot = protection(op["prot"]) | protection(op.get("extra"))
-    return at.host.apply(calls.Mprotect(at.value(op["addr"]), at.value(op["len"]), prot))
+    return at.apply(calls.Mprotect(at.value(op["addr"]), at.value(op["len"]), prot))
 
 
 def _mremap(at: "Run", op: Mapping[str, Any]) -> int:
     address, old, new = (at.value(op[key]) for key in ("addr", "old_len", "new_len"))
     target = 0 if op.get("new_addr") is None else at.value(op["new_addr"])
-    return at.host.apply(calls.Mremap(address, old, new, flags(op.get("flags"), "MREMAP_"), target))
+    return at.apply(calls.Mremap(address, old, new, flags(op.get("flags"), "MREMAP_"), target))
 
 
 def _mlock2(at: "Run", op: Mapping[str, Any]) -> int:
-    return at.host.apply(calls.Mlock(at.value(op["addr"]), at.value(op["len"]), flags(op.get("flags"), "MLOCK_")))
+    return at.apply(calls.Mlock(at.value(op["addr"]), at.value(op["len"]), flags(op.get("flags"), "MLOCK_")))
 
 
 def _mseal(at: "Run", op: Mapping[str, Any]) -> int:
-    return at.host.apply(calls.Mseal(at.value(op["addr"]), at.value(op["len"]), flags(op.get("flags"), "MSEAL_")))
+    return at.apply(calls.Mseal(at.value(op["addr"]), at.value(op["len"]), flags(op.get("flags"), "MSEAL_")))
+
+
+def _userfaultfd(at: "Run", op: Mapping[str, Any]) -> int:
+    at.uffds[op["as"]] = at.host.userfaultfd()
+    return at.uffds[op["as"]]
+
+
+def _uffd(at: "Run", op: Mapping[str, Any]) -> int:
+    return at.uffds[op["fd"]]
 
 
 def _uffd_register(at: "Run", op: Mapping[str, Any]) -> int:
     words = op.get("mode", "MISSING")
     modes = words.split("|") if isinstance(words, str) else [words] if isinstance(words, int) else words
     mode = sum(one if isinstance(one, int) else _UFFD_MODES[one.strip()] for one in modes)
-    return at.host.apply(calls.UffdRegister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]), mode))
+    return at.apply(calls.UffdRegister(_uffd(at, op), at.value(op["addr"]), at.value(op["len"]), mode))
 
 
 def _setrlimit(at: "Run", op: Mapping[str, Any]) -> int:
     word = str(op["resource"]).removeprefix("RLIMIT_")
-    value = next(op[key] for key in ("value", "soft", "cur", "limit") if key in op)
+    value = first(op, ("value", "soft", "cur", "limit"))
     at.host.limit(word, None if value in ("infinity", "unlimited", None) else at.value(value))
     return 0
 
 
 def _ranged(make: Callable[[int, int], calls.Operation]) -> Callable[["Run", Mapping[str, Any]], int]:
-    return lambda at, op: at.host.apply(make(at.value(op["addr"]), at.value(op["len"])))
+    return lambda at, op: at.apply(make(at.value(op["addr"]), at.value(op["len"])))
 
 
 _Step = tuple[Callable[["Run", Mapping[str, Any]], int], tuple[str, ...]]
@@ -221,12 +236,12 @@ _OPS: dict[str, _Step] = {
     "mlock": (_ranged(calls.Mlock), _RANGE),
     "mlock2": (_mlock2, (*_RANGE, "flags")),
     "munlock": (_ranged(calls.Munlock), _RANGE),
-    "mlockall": (lambda at, op: at.host.apply(calls.Mlockall(flags(op["flags"], "MCL_"))), ("flags",)),
-    "munlockall": (lambda at, op: at.host.apply(calls.Munlockall()), ()),
+    "mlockall": (lambda at, op: at.apply(calls.Mlockall(flags(op["flags"], "MCL_"))), ("flags",)),
+    "munlockall": (lambda at, op: at.apply(calls.Munlockall()), ()),
     "mseal": (_mseal, (*_RANGE, "flags")),
     "prctl": (_prctl, ("option", "args", "addr", "len", "name")),
     "write": (_write, (*_RANGE, "pattern", "pattern_off", "byte")),
-    "read": (lambda at, op: at.host.apply(calls.Touch(at.value(op["addr"]), at.value(op["len"]), False)), _RANGE),
+    "read": (lambda at, op: at.apply(calls.Touch(at.value(op["addr"]), at.value(op["len"]), False)), _RANGE),
     "memfd": (_file, ("len",)),
     "file": (_file, ("len",)),
     "dup": (_dup, ("of", "fd")),
@@ -237,12 +252,10 @@ _OPS: dict[str, _Step] = {
     "fork_child": (_fork, ()),
     "fork_parent": (_fork_parent, ()),
     "exec_probe": (_exec, ()),
-    "userfaultfd": (lambda at, op: at.host.userfaultfd(), ()),
+    "userfaultfd": (_userfaultfd, ()),
     "uffd_register": (_uffd_register, ("fd", *_RANGE, "mode")),
     "uffd_unregister": (
-        lambda at, op: at.host.apply(
-            calls.UffdUnregister(at.names[op["fd"]], at.value(op["addr"]), at.value(op["len"]))
-        ),
+        lambda at, op: at.apply(calls.UffdUnregister(_uffd(at, op), at.value(op["addr"]), at.value(op["len"]))),
         ("fd", *_RANGE),
     ),
     "setrlimit": (_setrlimit, ("resource", "value", "soft", "cur", "limit")),

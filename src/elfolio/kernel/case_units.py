@@ -26,6 +26,7 @@ _KNOWN = frozenset(("merged", "returned", "vmas", "map_count", "state", "errno",
 _STATES = {"SUCCESS": True, "NOMERGE": False}
 """VMA_MERGE_... -> whether it merged."""
 _PAGE = 4096
+_MOST_LINKS = 1 << 16
 
 
 def run_unit(setup: Sequence[Mapping[str, Any]], expect: Mapping[str, Any], policy: Policy) -> str:
@@ -155,7 +156,10 @@ def _vma(at: _Unit, op: Mapping[str, Any]) -> None:
     area.anon_vma = at.anon_vma(op.get("anon_vma"))
     # The kernel's own test gives VMAs a chain entry that have no anon_vma.
     entry = area.anon_vma if area.anon_vma is not None else AnonVma(0)
-    area.chain = (entry,) * int(op.get("avc", int(area.anon_vma is not None)))
+    links = int(op.get("avc", int(area.anon_vma is not None)))
+    if links > _MOST_LINKS:
+        raise Undecidable(f"a chain of {links}")
+    area.chain = (entry,) * links
     area.closes = bool(op.get("close"))
     at.mm.areas.insert(area)
     at.areas[op["as"]] = area

@@ -14,6 +14,18 @@ from elfolio.kernel.policy import Policy
 __all__ = ["Expected", "expected"]
 
 _CLAUSE = re.compile(r"\s*(?:linux\s*)?(>=|<=|<|>)\s*v?(\d+(?:\.\d+)*)\s*(?:,|and\b|&&?)?", re.IGNORECASE)
+_V = r"v?(\d+(?:\.\d+)+)"
+_WORDS = tuple(
+    (re.compile(rf"\s*(?:linux\s*)?{pattern}", re.IGNORECASE), comparison)
+    for pattern, comparison in (
+        (rf"{_V}\s*(?:-|\.\.+|to)\s*{_V}", r">=\1, <=\2"),
+        (rf"{_V}\s*\+", r">=\1"),
+        (rf"(?:since|from)\s+{_V}(?:\s+on(?:wards)?)?", r">=\1"),
+        (rf"(?:up\s+to|until|through)\s+{_V}", r"<=\1"),
+        (rf"before\s+{_V}", r"<\1"),
+    )
+)
+"""How a text may begin that says the same without signs."""
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 _ERRORS = frozenset(errorcode.values())
 
@@ -23,13 +35,15 @@ Version = tuple[int, ...]
 class Expected:
     """What a case says about one kernel."""
 
-    __slots__ = ("checks", "older", "reason")
+    __slots__ = ("bounded", "checks", "older", "reason")
 
-    def __init__(self, checks: Any, reason: str = "", *, older: bool = False) -> None:
+    def __init__(self, checks: Any, reason: str = "", *, older: bool = False, bounded: bool = False) -> None:
         self.checks = checks
         """Checks, or facts about VMAs; None: nothing is said."""
         self.reason = reason
         """Why nothing is."""
+        self.bounded = bounded
+        """Whether the case says which kernels it is about: this one then is."""
         self.older = older
         """Whether they are those of older kernels, so that the operations' own expectations are not about this one."""
 
@@ -41,13 +55,14 @@ def expected(case: Mapping[str, Any], policy: Policy) -> Expected:
         return _of_older(case, policy, least)
     if most and policy.version[: len(most)] > most:
         return Expected(None, f"it is about Linux {_text(most)} and earlier")
-    return Expected(case["expect"])
+    stated = bool(least or most) or str(case.get("kernels") or "").strip().lower() == "all"
+    return Expected(case["expect"], bounded=stated)
 
 
 def _span(case: Mapping[str, Any]) -> tuple[Version, Version]:
     """The first and the last version, empty where there is none."""
     least, most = (_version(case[key]) if case.get(key) else () for key in ("min_kernel", "max_kernel"))
-    text, at = str(case.get("kernels") or ""), 0
+    text, at = _signed(str(case.get("kernels") or "")), 0
     while found := _CLAUSE.match(text, at):
         sign, version = found[1], _version(found[2])
         at = found.end()
@@ -56,6 +71,14 @@ def _span(case: Mapping[str, Any]) -> tuple[Version, Version]:
         elif sign[0] == "<" and not most:
             most = version if sign == "<=" else _before(version)
     return least, most
+
+
+def _signed(text: str) -> str:
+    for pattern, comparison in _WORDS:
+        found = pattern.match(text)
+        if found is not None:
+            return found.expand(comparison)
+    return text
 
 
 def _after(version: Version) -> Version:

@@ -11,8 +11,10 @@ from elfolio.kernel import abi
 from elfolio.kernel.case_host import Undecidable
 from elfolio.kernel.expressions import ExpressionError, evaluate
 
-__all__ = ["REMARKS", "error_name", "flags", "number", "outcome", "protection", "unknown"]
+__all__ = ["REMARKS", "WORD", "error_name", "first", "flags", "number", "outcome", "protection", "unknown"]
 
+WORD = (1 << 64) - 1
+"""An argument of a system call has 64 bits."""
 REMARKS = frozenset(("note", "notes", "comment", "why", "source"))
 """Keys that say something to a reader."""
 _ALIASES = {"ANON": "ANONYMOUS", "FILE": "0", "EXECUTABLE": "EXECUTABLE", "HUGE_2MB": str(21 << 26)}
@@ -25,6 +27,14 @@ def unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:
     more = set(given) - set(known) - REMARKS
     if more:
         raise Undecidable(f"no model of {', '.join(sorted(more))} of {given.get('op') or next(iter(given))}")
+
+
+def first(given: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """What stands under the first of the keys that is there. Raises KeyError where none is."""
+    for key in keys:
+        if key in given:
+            return given[key]
+    raise KeyError(f"none of {', '.join(keys)}")
 
 
 def outcome(result: int) -> str:

@@ -11,7 +11,8 @@ from errno import EINVAL
 from pathlib import Path
 from typing import Any
 
-from elfolio.kernel.calls import NameVma, Operation, Touch
+from elfolio.kernel.abi import MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED
+from elfolio.kernel.calls import Mmap, Mremap, NameVma, Operation, Touch
 from elfolio.kernel.case_host import Undecidable
 from elfolio.kernel.cases import Verdict, decide, decide_on
 from elfolio.kernel.mappable import Mappable
@@ -22,6 +23,8 @@ from elfolio.measure.oracle_child import DRIVER, OracleChild, over_driver
 __all__ = ["LiveCaseHost", "decide_live"]
 
 _PAGE = os.sysconf("SC_PAGESIZE")
+_LOWEST = 65536
+"""vm.mmap_min_addr as distributions set it."""
 _NOWHERE = 1 << 40
 """Where the child has nothing mapped, so that naming it fails with ENOMEM if the kernel knows names."""
 
@@ -57,7 +60,10 @@ class LiveCaseHost:
         """As CaseHost."""
         if over_driver(operation):
             raise Undecidable(f"memory at {DRIVER.start:#x}, where the child has its own instructions")
-        return self.live.apply(operation)
+        result = self.live.apply(operation)
+        if result >= 0 and _privileged(operation):
+            raise Undecidable("memory that only root may map: a case is an ordinary user's")
+        return result
 
     def fork(self) -> None:
         """As CaseHost."""
@@ -101,7 +107,10 @@ class LiveCaseHost:
             path.unlink()
         if fd < 0:
             raise Undecidable(f"no file: {os.strerror(-fd)}")
-        os.truncate(f"/proc/{self.live.pid}/fd/{fd}", length)
+        try:
+            os.truncate(f"/proc/{self.live.pid}/fd/{fd}", length)
+        except OSError as error:
+            raise Undecidable(f"no file of {length} bytes: {error.strerror}") from error
         made = Mappable(OpenFile(f"/{name}", fd, opening=fd), length)
         self.live.files[made] = fd
         return made
@@ -143,6 +152,13 @@ class LiveCaseHost:
     def table_bytes(self) -> int:
         """As CaseHost."""
         return self.live.page_tables()
+
+
+def _privileged(operation: Operation) -> bool:
+    """Whether it asked for addresses that take CAP_SYS_RAWIO."""
+    if isinstance(operation, Mmap):
+        return bool(operation.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) and operation.address < _LOWEST
+    return isinstance(operation, Mremap) and bool(operation.flags & MREMAP_FIXED) and operation.new_address < _LOWEST
 
 
 def _pieces(start: int, length: int, first: int, step: int) -> Iterator[tuple[int, bytes]]:
