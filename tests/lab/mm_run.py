@@ -35,6 +35,7 @@ __all__ = ["Found", "run_found", "run_sequences", "under"]
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _DEEPEST = 4
+_ABOVE = (1 << 47) + (1 << 40)
 _LENGTH = 250
 """Of a sequence."""
 
@@ -61,8 +62,9 @@ class Found:
 # --- sequences ------------------------------------------------------------------------------------
 
 
-def _sequences(page: int) -> ModuleType:
-    """tests.kernel.sequences, counting in pages of that size."""
+def _sequences(page: int, large: bool) -> ModuleType:
+    """tests.kernel.sequences, counting in pages of that size; where there are addresses above the window, one address
+    in sixteen is there."""
     spec = importlib.util.spec_from_file_location("sequences_of_pages", sequences.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -70,17 +72,28 @@ def _sequences(page: int) -> ModuleType:
     spec.loader.exec_module(made)
     scaled = [size * page // 4096 if size % 4096 in (0, 1, 4095) else size for size in made._SIZES]
     hostile = [value if value % 4096 or value >= 1 << 47 else value * page // 4096 for value in made._HOSTILE]
-    # arm64 ignores an address's highest byte in some calls (untagged_addr); the model does not.
-    hostile = [value for value in hostile if value != 1 << 63]
+    if page != 4096:  # arm64 ignores an address's highest byte in some calls (untagged_addr); the model does not
+        hostile = [value for value in hostile if value != 1 << 63]
     vars(made).update(_P=page, _SIZES=tuple(scaled), _HOSTILE=tuple(hostile))
+    low, inside = made._address, made._inside
+
+    def address(a: int, b: int, mm: Mm) -> int:
+        return _ABOVE + b % 64 * page if a % 16 == 13 else int(low(a, b, mm))
+
+    def free(address: int) -> int:
+        return address if _ABOVE <= address < _ABOVE + 64 * page else int(inside(address))
+
+    if large:
+        vars(made).update(_address=address, _inside=free)
     return made
 
 
 def run_sequences(made: Machine, rules: Rules, operations: int, seed: int = 0) -> Share:
     """So many random operations, compared after each; a sequence ends at its first difference."""
     share = Share()
-    module = sequences if rules.policy.page_size == 4096 else _sequences(rules.policy.page_size)
-    files = open_files(made, rules.policy.page_size, file_system_of(made.place) if rules.here else "ramfs")
+    page, large = rules.policy.page_size, rules.large
+    module = sequences if page == 4096 and not large else _sequences(page, large)
+    files = open_files(made, page, file_system_of(made.place) if rules.here else "ramfs")
     while share.run < operations:
         steps = list(_steps(random.Random(seed), _LENGTH))
         miss = _sequence(made, rules, files, steps, module, share)

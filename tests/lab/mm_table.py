@@ -42,7 +42,8 @@ _LEGEND = """
   with randomisation off. Every line of `/proc/PID/maps` is compared with `verify_from`'s prediction, or errno and
   signal where execve fails.
 - addresses: how many bits a process can use. Mappings without a hint lie below 2^47 on all of these; where LA57 or
-  LPA2 gives more, a hint above leads there. That it does is tried by one mapping: arm64 shows it nowhere else.
+  LPA2 gives more, a hint above leads there, and one random address in sixteen is there. That there is more is tried
+  by one mapping: arm64 shows it nowhere else.
 - the policy is that of the version that the kernel's own `/proc/version` names; nothing else is given to the model
   but that and what the machine's `/proc` shows: memory, limits, the sizes of the vdso.
 """
