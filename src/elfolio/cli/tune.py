@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from elfolio.cli.parsing import Failure, Parser, byte_count, one_line
 
 if TYPE_CHECKING:
+    from elfolio.layout.plan import Plan
     from elfolio.pagecache.replace import Links
     from elfolio.pagecache.tuning import Subject, Wishes
     from elfolio.report.tune import FileReport
@@ -41,6 +42,8 @@ def prepare_parser(parser: Parser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="a program or a shared object")
+    add("--package", action="append", metavar="NAME",
+        help="the ELF files of an installed package, and the libraries that its programs need")  # fmt: skip
     add("-o", "--output", metavar="OUT", help="write there; a directory, if there are several files")
     add("--in-place", action="store_true", help="replace each file, at once or not at all")
     add("--plan", action="store_true", help="show what would be done: each field edited, each range of bytes moved")
@@ -69,19 +72,29 @@ def prepare_parser(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from elfolio.layout.finding import counted
+
     files = _files(args)
     _check_options(args, files)
     rows = []
     for path in files:
         row = _undone(args, path) if args.undo else _treated(args, path, len(files))
         rows.append(row)
-        if not args.json:
+        if not (args.json or (args.package and _is_nothing(row))):
             _show(args, row)
+    nothing = sum(map(_is_nothing, rows))
+    if args.package and nothing and not args.json:
+        print(f"{counted(nothing, 'file')} more: nothing to win")
     if args.json:
         from elfolio.report.tune import as_json
 
         print(as_json(rows))
     return _status(rows)
+
+
+def _is_nothing(row: "FileReport") -> bool:
+    """Not worth a line among the many files of a package."""
+    return row["status"] in ("unchanged", "copied")
 
 
 def _status(rows: "list[FileReport]") -> int:
@@ -94,9 +107,37 @@ def _status(rows: "list[FileReport]") -> int:
 def _files(args: argparse.Namespace) -> list[str]:
     """Those named, and those of packages."""
     found = list(args.files)
+    for name in args.package or ():
+        found += _package(name)
     if not found:
-        raise Failure("no file; name one; see elfolio tune --help")
+        raise Failure("no file; name one, or a package with --package; see elfolio tune --help")
     return list(dict.fromkeys(found))
+
+
+def _package(name: str) -> list[str]:
+    """Its ELF files that can be mapped, and the libraries of its programs."""
+    from elfolio.elf.constants import ET_DYN, ET_EXEC
+    from elfolio.errors import ElfError
+    from elfolio.live.libraries import libraries
+    from elfolio.live.opened import opened
+    from elfolio.live.packages import package_files
+
+    found: dict[str, None] = {}
+    try:
+        for path in package_files(name):
+            try:
+                with opened(path) as file:
+                    image = file.image
+            except (OSError, ElfError):
+                continue
+            if image.header.type in (ET_EXEC, ET_DYN) and image.loads:
+                needed = libraries(image) if image.interpreter else ()
+                found.update(dict.fromkeys((path, *(x.path for x in needed if x.image is not None))))
+    except OSError as error:
+        raise Failure(f"--package {name}: {error.strerror}") from error
+    if not found:
+        raise Failure(f"--package {name}: it has no program and no shared object; name another")
+    return list(found)
 
 
 def _check_options(args: argparse.Namespace, files: list[str]) -> None:
@@ -110,6 +151,12 @@ def _check_options(args: argparse.Namespace, files: list[str]) -> None:
         raise Failure("where to? -o OUT writes a new file, --in-place replaces, --plan only shows")
     if len(files) > 1 and args.output is not None and not os.path.isdir(args.output):
         raise Failure(f"-o {args.output}: for {len(files)} files it must be a directory that is there")
+    names = [os.path.basename(path) for path in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None and args.output is not None:
+        raise Failure(
+            f"-o {args.output}: two of these files are called {twice}; name them one by one, or use --in-place"
+        )
     if args.page_size not in (4096, 16384, 65536):
         raise Failure(f"--page-size {args.page_size}: Linux has pages of 4K, 16K and 64K")
     if not is_power_of_two(args.huge) or not args.page_size < args.huge <= ALIGN_MOST:
@@ -159,7 +206,7 @@ def _applied(args: argparse.Namespace, subject: "Subject", count: int) -> "FileR
     from elfolio.pagecache.tuning import write
     from elfolio.report.tune import file_row
 
-    plan = subject.plan
+    plan = _with_notes(args, subject.plan, count)
     nothing = plan.tier is Tier.AS_IS
     if nothing and plan.refusals:
         return file_row(plan, "refused")
@@ -171,6 +218,18 @@ def _applied(args: argparse.Namespace, subject: "Subject", count: int) -> "FileR
     written = write(subject, out, check=args.check, links=_links(args), times=args.times)
     status = "copied" if nothing else "tuned"
     return file_row(plan, status, output=out, record=written.record, checked=written.checked, folios=written.folios)
+
+
+def _with_notes(args: argparse.Namespace, plan: "Plan", count: int) -> "Plan":
+    """And what this machine makes of it, if it is for such a machine."""
+    from dataclasses import replace
+
+    from elfolio.kernel.advice import tuned_notes
+    from elfolio.live.host import policy_here
+
+    out = _output(args, plan.image.name, count)
+    policy = policy_here(out if os.path.exists(out) else os.path.dirname(os.path.abspath(out)))
+    return replace(plan, notes=(*plan.notes, *tuned_notes(plan, policy)))
 
 
 def _output(args: argparse.Namespace, path: str, count: int) -> str:

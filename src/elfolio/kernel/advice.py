@@ -7,13 +7,17 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_DYN
 from elfolio.kernel.blocks import Block, Obstacle, Way
+from elfolio.kernel.execve import machine_for
 from elfolio.kernel.loader import slab_bytes
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace
 from elfolio.layout.finding import Finding, size_text
+from elfolio.layout.hugepages import Tier
+from elfolio.layout.plan import Plan
 
-__all__ = ["advice", "under"]
+__all__ = ["advice", "tuned_notes", "under"]
 
 _TEXT = frozenset({"text-align", "text-skewed", "text-misplaced"})
 _LARGER_PAGES = ("not-ready-", "relro-exposed-")
@@ -82,6 +86,21 @@ def advice(
     cost = slab_bytes(space, policy)
     text = f"{len(space)} VMAs at the first instruction take {size_text(cost)} of kernel memory in each process"
     yield Finding("vmas", "note", cost, f"{text}.")
+
+
+def tuned_notes(plan: Plan, policy: Policy) -> Iterator[str]:
+    """Why a plan would win less than it says, under this policy; nothing for a file of another machine."""
+    image = plan.image
+    if machine_for(image) != policy.machine or plan.tier is Tier.AS_IS or not plan.won:
+        return
+    static = image.interpreter is None
+    is_program = not static or bool((image.tag(DT_FLAGS_1) or 0) & DF_1_PIE)
+    if image.header.type == ET_DYN and is_program and not policy["static_pie_align" if static else "pie_align"]:
+        yield f"{policy.name} does not look at p_align here: the load address is a multiple of it by chance only."
+    if policy.largest_folio < plan.block:
+        collapses = policy.read_only_thp and policy["read_only_thp_for_fs"]
+        how = "khugepaged or MADV_COLLAPSE must make them" if collapses else "nothing is won there"
+        yield f"{policy.fs.name} has no folios of {size_text(plan.block)} under {policy.name}: {how}."
 
 
 def _ready(blocks: Sequence[Block], name: str) -> Finding:

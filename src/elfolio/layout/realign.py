@@ -5,7 +5,7 @@ Tier 1 moves segments to offsets that equal their addresses modulo the block, wi
 p_align edited, because glibc before 2.35 refuses a library whose address and offset differ modulo p_align.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from elfolio.elf import constants as c
@@ -36,12 +36,13 @@ def realign(
     force: bool = False,
     merge: bool = False,
     is_zero: Callable[[Span], bool] = lambda span: False,
+    barred: Iterable[Refusal] = (),
 ) -> Plan:
     """What to do to a file, for huge pages of `block` bytes on a machine with pages of `page` bytes, as far as tier
     `most` (ALIGN or RELAY) at most. `force` gives every segment blocks of the file for itself, whether or not a huge
     page is won. Never raises: what cannot be done is among the plan's refusals."""
     ladder = climb(Layout(image, page), block)
-    refusals = list(refusals_of(image, tail))
+    refusals = [*refusals_of(image, tail), *barred]
     if any(refusal.tier is Tier.ALIGN for refusal in refusals):
         return _unchanged(image, block, page, ladder, refusals)
     if refusals:

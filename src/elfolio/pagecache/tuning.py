@@ -19,7 +19,7 @@ from elfolio.elf.tail import read_tail
 from elfolio.elf.undo import Found, Record, find_record, record_start
 from elfolio.elf.write import Piece, pieces, whole
 from elfolio.layout.hugepages import PMD, Tier, huge_span
-from elfolio.layout.plan import Plan
+from elfolio.layout.plan import Plan, Reason, Refusal
 from elfolio.layout.realign import realign
 from elfolio.layout.recheck import differences
 from elfolio.layout.segments import Layout, Load
@@ -110,8 +110,18 @@ def examined(path: str | os.PathLike[str], wishes: Wishes) -> Iterator[Subject]:
             force=wishes.force,
             merge=wishes.merge,
             is_zero=lambda span: not bytes(body[span.start : span.end]).strip(b"\0"),
+            barred=list(_checksums(name)),
         )
         yield Subject(name, status, data, record, plan)
+
+
+def _checksums(path: str) -> Iterator[Refusal]:
+    """FIPS modules compare their own file with a keyed checksum beside it (fipshmac(8))."""
+    folder, name = os.path.split(os.path.realpath(path))
+    beside = os.path.join(folder, f".{name}.hmac")
+    if os.path.exists(beside):
+        why = f"its checksum stands in {beside}, and whoever loads it compares"
+        yield Refusal(Reason.SIGNED, why, "tune it before fipshmac, or leave it as it is", Tier.ALIGN)
 
 
 def write(

@@ -248,7 +248,8 @@ def _sentences(file: FileReport) -> Iterator[str]:
         yield f"It takes {counted(file['random_bits_lost'], 'bit')} of the load address's randomness."
     if 0 < file["size_before"] < file["size_after"]:
         holes = sum(hole["end"] - hole["start"] for hole in file["padding"])
-        yield f"{size(file['size_before'])} become {size(file['size_after'])}, {size(holes)} of it holes."
+        grown = file["size_after"] - file["size_before"]
+        yield f"The file grows by {size(grown)}{f', {size(holes)} of it holes' if holes else ''}."
     yield from file["notes"]
     if file["folios"] is not None and file["folios"]["of"]:
         had, of = file["folios"]["large"], file["folios"]["of"]
