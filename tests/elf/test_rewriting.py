@@ -136,3 +136,22 @@ def test_what_is_appended() -> None:
     for data, kind in cases:
         tail = read_tail(read(data), memoryview(data))
         assert (tail.kind, data[tail.span.start :]) == (kind, data[len(plain) :] if data.startswith(plain) else b"")
+
+
+@given(st.integers(0, 3), st.integers(-3, 1 << 70))
+def test_a_record_that_somebody_made_up_is_refused(which: int, number: int) -> None:
+    """Ranges that overlap, lie outside or leave something out, values too large: an error, and no file of any size."""
+    moves = (Move(0, 0, 9),)
+    cases = [
+        Rewrite(9 + number, 9, "big", moves, ()),
+        Rewrite(9, 9, "big", (Move(0, number, 9),), ()),
+        Rewrite(9, 9, "big", (Move(number, 0, 9),), ()),
+        Rewrite(9, 9, "big", moves, (Edit(Field("f", number, 2), 1, number),)),
+    ]
+    right = number == 0 or (which == 3 and 0 <= number <= 7)
+    raw = bytes(9) + Record(cases[which], b"a" * 32, b"b" * 32).encoded()
+    if right:
+        assert find_record(memoryview(raw)) is not None
+    else:
+        with pytest.raises(ElfError, match="undo record"):
+            find_record(memoryview(raw))

@@ -30,7 +30,7 @@ int main(void)
 }
 """
 GCC = "aarch64-linux-gnu-gcc"
-SAYS = "525 data 7\nstatus 3\n"
+SAYS = "520 data 7\nstatus 3\n"
 
 
 def test_a_program_linked_for_4_kib_runs_with_pages_of_16(tmp_path: Path) -> None:

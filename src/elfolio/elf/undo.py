@@ -102,9 +102,33 @@ def _decoded(value: dict[str, Any]) -> Record:
     old_size, new_size = map(int, value["sizes"])
     moves = tuple(Move(int(a), int(b), int(n), bool(copy)) for a, b, n, copy in value["moves"])
     edits = tuple(Edit(Field(str(n), int(at), int(w)), int(a), int(b)) for n, at, w, a, b in value["edits"])
-    if any(m.old < 0 or m.new < 0 or m.size < 0 or m.source.end > old_size or m.target.end > new_size for m in moves):
-        raise ValueError("a range lies outside of its file")
+    _check_ranges(moves, old_size, new_size)
+    if any(
+        not (0 < e.field.width <= 8 and 0 <= min(e.old, e.new) <= max(e.old, e.new) < 1 << 8 * e.field.width)
+        for e in edits
+    ):
+        raise ValueError("a value does not fit into its field")
     if value["byteorder"] not in ("little", "big"):
         raise ValueError("no byte order")
     rewrite = Rewrite(old_size, new_size, value["byteorder"], moves, edits)
+    rewrite.inverse()  # raises where an edit is of no range
     return Record(rewrite, bytes.fromhex(value["original"]), bytes.fromhex(value["body"]), b64decode(value["inner"]))
+
+
+def _check_ranges(moves: tuple[Move, ...], old_size: int, new_size: int) -> None:
+    """The new file's are apart from each other, and the old file's make all of it: so none is larger than the file that
+    the record is in, whoever wrote it."""
+    reached = 0
+    for move in moves:
+        if move.new < reached or move.size < 0 or move.old < 0:
+            raise ValueError("ranges overlap")
+        reached = move.target.end
+    if reached > new_size:
+        raise ValueError("a range lies outside of its file")
+    at = 0
+    for move in sorted((m for m in moves if not m.copy and m.size), key=lambda m: m.old):
+        if move.old != at:
+            raise ValueError("a range is missing")
+        at = move.source.end
+    if at != old_size or any(m.source.end > old_size for m in moves):
+        raise ValueError("a range is missing")

@@ -8,9 +8,11 @@ import errno
 import hashlib
 import mmap
 import os
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from elfolio.elf.constants import ET_DYN
 from elfolio.elf.reader import read
@@ -23,7 +25,7 @@ from elfolio.layout.plan import Plan, Reason, Refusal
 from elfolio.layout.realign import realign
 from elfolio.layout.recheck import differences
 from elfolio.layout.segments import Layout, Load
-from elfolio.live.cached import look
+from elfolio.live.cached import look, open_quietly
 from elfolio.live.opened import opened
 from elfolio.pagecache.replace import Links, NewFile
 from elfolio.span import Span
@@ -67,14 +69,11 @@ class Subject:
     """As it was when the file was opened."""
     data: memoryview
     """All of it; usable while the context lasts."""
+    body: memoryview
+    """The file without its record."""
     record: Found | None
     """What an earlier run has left in it."""
     plan: Plan
-
-    @property
-    def body(self) -> memoryview:
-        """The file without its record."""
-        return self.data if self.record is None else self.data[: self.record.body]
 
 
 @dataclass(frozen=True)
@@ -96,23 +95,23 @@ def examined(path: str | os.PathLike[str], wishes: Wishes) -> Iterator[Subject]:
     """Reads the file and plans. Raises OSError, ElfError."""
     name = os.fspath(path)
     status = os.stat(name)
-    with opened(name) as found:
-        data = memoryview(found.data)
+    with opened(name) as found, memoryview(found.data) as data:
         record = find_record(data, name)
-        image = found.image if record is None else read(data[: record.body], name)
-        body = data if record is None else data[: record.body]
-        plan = realign(
-            image,
-            read_tail(image, body),
-            block=wishes.block,
-            page=wishes.page,
-            most=wishes.most,
-            force=wishes.force,
-            merge=wishes.merge,
-            is_zero=lambda span: not bytes(body[span.start : span.end]).strip(b"\0"),
-            barred=list(_checksums(name)),
-        )
-        yield Subject(name, status, data, record, plan)
+        # A slice of its own in any case: released before the map of the file is closed.
+        with data[: len(data) if record is None else record.body] as body:
+            image = found.image if record is None else read(body, name)
+            plan = realign(
+                image,
+                read_tail(image, body),
+                block=wishes.block,
+                page=wishes.page,
+                most=wishes.most,
+                force=wishes.force,
+                merge=wishes.merge,
+                is_zero=lambda span: not bytes(body[span.start : span.end]).strip(b"\0"),
+                barred=list(_checksums(name)),
+            )
+            yield Subject(name, status, data, body, record, plan)
 
 
 def _checksums(path: str) -> Iterator[Refusal]:
@@ -203,7 +202,7 @@ def _digest(parts: Iterable[Piece], size: int) -> bytes:
     """SHA-256 of a file of which these are the pieces."""
     digest, at = hashlib.sha256(), 0
     zeros = bytes(1 << 20)
-    for offset, view in [*parts, (size, memoryview(b""))]:
+    for offset, view in chain(parts, [(size, memoryview(b""))]):
         while at < offset:
             count = min(offset - at, len(zeros))
             digest.update(zeros[:count])
@@ -234,22 +233,32 @@ def undo(path: str, out: str | None = None, *, links: Links = Links.REFUSE) -> i
     """Makes the file what it was before it was tuned, at its own place or at `out`, and returns its size. Raises
     NoRecord where that cannot be, OSError, ElfError."""
     status = os.stat(path)
-    with open(path, "rb") as file:
-        if status.st_size == 0:
-            raise NoRecord(_GONE, path)
-        data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    view = memoryview(data)
-    body, rewrite = _first(view, path)
     out = path if out is None else out
     in_place = os.path.exists(out) and os.path.samefile(out, path)
     like = path if in_place or _owned(status) else None
-    with NewFile(out, rewrite.new_size, like=like, expected=status if in_place else None, links=links) as new:
-        for offset, piece in pieces(rewrite, body):
-            new.write(offset, piece)
-        new.commit()
+    with _mapped(path) as view:
+        body, rewrite = _first(view, path)
+        with NewFile(out, rewrite.new_size, like=like, expected=status if in_place else None, links=links) as new:
+            for offset, piece in pieces(rewrite, body):
+                new.write(offset, piece)
+            new.commit()
     if like is None:
         os.chmod(out, status.st_mode & 0o777)
     return rewrite.new_size
+
+
+@contextmanager
+def _mapped(path: str) -> Iterator[memoryview]:
+    """A file's bytes, whatever it is."""
+    with open_quietly(path) as fd:
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or os.fstat(fd).st_size == 0:
+            raise NoRecord("an empty file, or none at all: it was never tuned", path)
+        data = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+    try:
+        yield memoryview(data)
+    finally:
+        with suppress(BufferError):  # a view of it is still held, by a traceback say: it is closed with that
+            data.close()
 
 
 _GONE = "it has no undo record: it was never tuned, or strip, objcopy or patchelf has rewritten it; install it anew"
