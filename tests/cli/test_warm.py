@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.running import elfolio
-from tests.pagecache.files import K, M, mapped_at, need_huge_folios, needs_gcc, program, small_folios
+from tests.pagecache.files import K, M, mapped_at, need_huge_folios, needs_gcc, program, running, small_folios
 
 as_root = pytest.mark.root
 
@@ -104,17 +104,20 @@ def test_a_file_with_several_names_needs_a_word(tmp_path: Path) -> None:
 @needs_gcc
 @as_root
 def test_a_process_is_warmed_by_what_it_executes(tmp_path: Path) -> None:
-    """--pid takes the large programs and libraries of a process, and counts the others; what cannot be helped in what
-    nobody named is no failure."""
-    report = told("--pid", str(os.getpid()), status=0 if not _python_is_large() else 1)
-    assert report["skipped"] > 0
-    assert all(entry["bytes"] >= 2 * M for entry in report["files"])
-
-
-def _python_is_large() -> bool:
-    """Whether this test's own interpreter has text that would be held."""
-    report = json.loads(elfolio("warm", "--json", "--pid", str(os.getpid())).stdout)
-    return any(entry["outcome"] in ("held", "partly") for entry in report["files"])
+    """--pid takes the large programs and libraries of a process, and counts the others. What it runs is held; after
+    --rewrite it is to be started again, and then all is warm."""
+    need_huge_folios(tmp_path)
+    path = tmp_path / "program"
+    program(path, 8 * M, "-no-pie")
+    with running(path) as process:
+        (held,) = told("--pid", str(process.pid), status=1)["files"]
+        assert (held["path"], held["outcome"]) == (str(path), "held")
+        assert process.pid in [holder["pid"] for holder in held["mapped_by"]]
+        report = told("--rewrite", "--pid", str(process.pid))
+        assert report["files"][0]["outcome"] == "rewritten"
+        assert report["skipped"] > 0
+    with running(path) as process:
+        assert [entry["outcome"] for entry in told("--pid", str(process.pid))["files"]] == ["warm"]
 
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="needs dpkg; to force: run it on Debian")

@@ -74,7 +74,7 @@ PROGRAM = """
 asm(".section .text.big,\\"ax\\",@progbits\\n.balign 4096\\n.globl big, big_end\\n"
     "big: .fill %d, 1, 0x90\\nbig_end: ret\\n.text");
 extern const volatile char big[], big_end[];
-int main(void) {
+int main(int argc, char **argv) {
   static char line[4096];
   unsigned long sum = 0, kb, total = 0;
   for (const volatile char *at = big; at < big_end; at += 4096) sum += *at;
@@ -82,6 +82,8 @@ int main(void) {
   while (fgets(line, sizeof line, smaps))
     if (sscanf(line, "FilePmdMapped: %%lu", &kb) == 1 || sscanf(line, "ShmemPmdMapped: %%lu", &kb) == 1) total += kb;
   printf("%%lu\\n", total >> 11);
+  fflush(stdout);
+  if (argc > 1) getchar();
   return sum == 0;
 }
 """
@@ -106,3 +108,15 @@ def program(path: Path, text: int, *options: str) -> None:
 def huge_pages_when_run(path: Path) -> int:
     """What such a program prints."""
     return int(subprocess.run([path], check=True, capture_output=True, text=True).stdout)
+
+
+@contextmanager
+def running(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Such a program, which has read all of its code, and waits until the context ends."""
+    with subprocess.Popen([path, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()

@@ -49,6 +49,20 @@ def mounted(kind: str, folder: Path, *options: str, tree: Path | None = None) ->
         point.rmdir()
 
 
+@contextmanager
+def overlaid(lower: Path, upper: Path, folder: Path) -> Iterator[Path]:
+    """An overlay of the two, as a container's root is one."""
+    need_kernel("overlay")
+    point, changed, work = folder / "overlaid", upper / "changed", upper / "work"
+    for path in (point, changed, work):
+        path.mkdir()
+    run("mount", "-t", "overlay", "-o", f"lowerdir={lower},upperdir={changed},workdir={work}", "none", point)
+    try:
+        yield point
+    finally:
+        run("umount", point)
+
+
 def need_kernel(kind: str) -> None:
     """A file system that is a module is there once it has been asked for."""
     subprocess.run(["modprobe", "-q", kind], check=False, env={"PATH": _PATH}) if shutil.which(

@@ -15,11 +15,12 @@ from elfolio.live.cached import look
 from elfolio.live.host import policy_here
 from elfolio.live.opened import opened
 from elfolio.pagecache.probe import probe
+from elfolio.pagecache.replace import NewFile
 from elfolio.pagecache.warm import Outcome, warm
 from elfolio.pagecache.window import Window
 from elfolio.span import Span
 from tests.pagecache.files import HUGE, K, M, huge_pages_when_run, mapped_at, needs_gcc, program, small_folios
-from tests.pagecache.mounts import mounted
+from tests.pagecache.mounts import mounted, overlaid
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -91,6 +92,27 @@ def test_the_probe_agrees(kind: str, tmp_path: Path) -> None:
     """A scratch file finds the same."""
     with mounted(kind, tmp_path) as point:
         assert probe(point).largest == policy_here(str(point)).largest_folio
+
+
+@pytest.mark.parametrize("upper", ["ext4", "tmpfs"])
+def test_an_overlay_has_the_folios_of_its_layers(upper: str, tmp_path: Path) -> None:
+    """A container's file, on a layer that gives large folios, is warmed through the overlay, whatever the layer is that
+    takes changes; and replaced there, as any other."""
+    (tmp_path / "above").mkdir()
+    with (
+        mounted("ext4", tmp_path) as lower,
+        mounted(upper, tmp_path / "above") as changes,
+        overlaid(lower, changes, tmp_path) as point,
+    ):
+        data = small_folios(lower / "file", 4 * M)
+        found = warm(str(point / "file"))
+        assert (found.had, found.has, found.wanted) == (0, 2, 2)
+        with NewFile(point / "file", 3) as new:
+            new.write(0, b"new")
+            new.commit()
+        assert (point / "file").read_bytes() == b"new"
+        assert [path.name for path in point.iterdir() if path.name.startswith(".")] == []
+        assert (lower / "file").read_bytes() == data
 
 
 # --- collapse ----------------------------------------------------------------------------------------------

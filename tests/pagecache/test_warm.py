@@ -293,6 +293,7 @@ def test_a_file_system_without_large_folios_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "policy_here", lambda path: here)
     monkeypatch.setattr(module, "_largest", lambda *_: 64 * K)
     monkeypatch.setattr(Window, "collapse", lambda *_: errno.EINVAL)
+    monkeypatch.setattr(Window, "huge_blocks", lambda *_: frozenset())
     found = refused(tmp_path / "file")
     assert "ext2 gives no folios of 2 MiB" in found.why
     assert "xfs" in found.remedy

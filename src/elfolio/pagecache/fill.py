@@ -17,7 +17,7 @@ from elfolio.pagecache.aim import Aim
 from elfolio.pagecache.window import Window, drop
 from elfolio.span import Span
 
-__all__ = ["ATTEMPTS", "Seen", "fill", "see", "window"]
+__all__ = ["ATTEMPTS", "Seen", "fill", "read_again", "see", "window"]
 
 ATTEMPTS = 4
 """Whether a folio of that order is free is chance; what is not free after so many is not free for now. Memory is not
@@ -63,7 +63,7 @@ def fill(fd: int, aim: Aim) -> bool:
             if attempt:
                 time.sleep(_PAUSE)
             mapped.forget()  # what this process has mapped cannot be dropped either
-            _read_again(fd, mapped, state.missing)
+            read_again(fd, mapped, state.missing)
             if collapses:
                 left = _state(fd, aim, mapped)
                 wanted = sorted({*left.missing, *left.held}.intersection(aim.wanted))
@@ -94,15 +94,16 @@ def _state(fd: int, aim: Aim, mapped: Window) -> _State:
     if huge.issuperset(aim.wanted):
         return _State([], set())
     rest = [block for block in aim.fill if block not in huge]
-    held = _cached(found, rest, Kind.SHARED)
+    held = _cached(found, rest, aim.huge, Kind.SHARED)
     return _State([block for block in rest if block not in held], held)
 
 
-def _read_again(fd: int, mapped: Window, blocks: list[Span]) -> None:
+def read_again(fd: int, mapped: Window, blocks: list[Span]) -> None:
+    """Drops the blocks and reads them, but for those of which something stays: that is mapped."""
     with suppress(OSError):  # a file system that is never written to has no such call (erofs: EINVAL)
         os.fsync(fd)  # what is dirty is not dropped
     drop(fd, blocks)
-    stayed = _cached(look(fd), blocks)
+    stayed = _cached(look(fd), blocks, mapped.huge)
     mapped.read(block for block in blocks if block not in stayed)
     _read_plainly(fd, stayed, again=False)
 
@@ -134,10 +135,10 @@ def _huge(found: CachedFile, blocks: Iterable[Span], huge: int) -> frozenset[Spa
         if run.order >= order:
             start, end = run.start * found.page, run.end * found.page
             spans.append(Span(spans.pop().start, end) if spans and spans[-1].end == start else Span(start, end))
-    return frozenset(block for block in blocks if any(span.encloses(block) for span in spans))
+    return frozenset(blocks).intersection(block for span in spans for block in span.whole_blocks(huge).blocks(huge))
 
 
-def _cached(found: CachedFile, blocks: Iterable[Span], kind: Kind = Kind.FILE) -> set[Span]:
+def _cached(found: CachedFile, blocks: Iterable[Span], huge: int, kind: Kind = Kind.FILE) -> set[Span]:
     """Those of which a page of that kind is cached; none where that is hidden."""
-    runs = [Span(run.start * found.page, run.end * found.page) for run in found.runs or () if run.kind & kind == kind]
-    return {block for block in blocks if any(run.common(block).size for run in runs)}
+    runs = (Span(run.start * found.page, run.end * found.page) for run in found.runs or () if run.kind & kind == kind)
+    return set(blocks).intersection(block for run in runs for block in run.blocks(huge))

@@ -18,7 +18,7 @@ from elfolio.kernel.policy import Policy
 from elfolio.live.holders import Holder, holders
 from elfolio.live.host import policy_here
 from elfolio.pagecache.aim import Aim, Pointless, aim_at
-from elfolio.pagecache.fill import ATTEMPTS, Seen, fill, see, window
+from elfolio.pagecache.fill import ATTEMPTS, Seen, fill, read_again, see, window
 from elfolio.pagecache.probe import probe
 from elfolio.pagecache.replace import Links, NewFile
 from elfolio.span import Span
@@ -135,13 +135,13 @@ def _with_holders(found: Warmed, status: os.stat_result, held: bool | None) -> W
 
 def _check_file_system(path: str, fd: int, aim: Aim, policy: Policy) -> None:
     """Raises Pointless where the file system gives no folio as large as a huge page, by what is known of it and by
-    trial: kernels are patched, and some collapse pages of files."""
+    trial: kernels are patched, some collapse pages of files, and an overlay's files are those of its layers."""
     if policy.largest_folio >= aim.huge:
         return
-    first = aim.wanted[:1]
+    first = list(aim.wanted[:1])
     with window(fd, aim) as mapped:
-        mapped.read(first)
-        if mapped.collapse(first) == 0:
+        read_again(fd, mapped, first)
+        if mapped.huge_blocks(first) or mapped.collapse(first) == 0:
             return
     folder = os.path.dirname(os.path.realpath(path))
     if _largest(folder, os.stat(folder).st_dev, aim.huge) < aim.huge:

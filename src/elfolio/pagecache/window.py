@@ -44,7 +44,7 @@ class Window:
 
     def __init__(self, fd: int, size: int, huge: int, *, executable: bool = False) -> None:
         self._libc = _functions()
-        self._huge, self._size = huge, size
+        self.huge, self._size = huge, size
         self._room = self._map(None, size + huge, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
         prot = mmap.PROT_READ | (mmap.PROT_EXEC if executable else 0)
         try:
@@ -65,7 +65,7 @@ class Window:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._libc.munmap(self._room, self._size + self._huge)
+        self._libc.munmap(self._room, self._size + self.huge)
 
     def read(self, blocks: Iterable[Span]) -> None:
         """Reads what is not cached of each block, into as few folios as can be had. Raises OSError: EINVAL where the
