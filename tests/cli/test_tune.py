@@ -89,6 +89,18 @@ def test_in_place_and_twice(pie: Path) -> None:
     assert (pie.read_bytes(), pie.stat().st_ino) == (first, inode)
 
 
+def test_a_tier_that_is_refused_is_none_the_second_time(tmp_path: Path) -> None:
+    """Tier 0 done, tier 1 refused: the next run has nothing to do, says why, and is no failure."""
+    broken = bytearray(linked([Part(R, 0x100), Part(RX, 5 << 20)], sections=False))
+    broken[40:48] = (1 << 40).to_bytes(8, "little")  # e_shoff
+    broken[58:62] = bytes((64, 0, 9, 0))
+    path = tmp_path / "broken"
+    path.write_bytes(broken)
+    assert tune("--in-place", path).status == 0
+    done = tune("--in-place", path)
+    assert (done.status, b"malformed" in done.stdout) == (0, True)
+
+
 def test_several_files(pie: Path, tmp_path: Path) -> None:
     """Into a directory; one that is refused makes the status 1, and the others are done."""
     other = tmp_path / "object.o"

@@ -208,7 +208,8 @@ def _applied(args: argparse.Namespace, subject: "Subject", count: int) -> "FileR
 
     plan = _with_notes(args, subject.plan, count)
     nothing = plan.tier is Tier.AS_IS
-    if nothing and plan.refusals:
+    # What an earlier run has done as far as it goes is not refused for the rest.
+    if nothing and plan.refusals and (plan.refused or subject.record is None):
         return file_row(plan, "refused")
     if args.plan:
         return file_row(plan, "unchanged" if nothing else "planned")

@@ -48,16 +48,16 @@ class Merger:
         return next(group for group in self.groups if any(load.index == index for load in group))
 
 
-def gather(layout: Layout, ladder: Ladder | None) -> Merger:
-    """What to merge, for the layout's pages, and where there is a ladder for its huge ones. Raises
-    Unmergeable."""
+def gather(layout: Layout, ladder: Ladder | None, *, force: bool = False) -> Merger:
+    """What to merge, for the layout's pages, and where there is a ladder for its huge ones; `force` takes
+    all neighbours that win none too. Raises Unmergeable."""
     loads = layout.in_memory
     for a, b in pairwise(loads):
         if b.segment.vaddr < a.segment.vaddr + a.segment.memsz:
             text = f"program headers {a.index} and {b.index} overlap at {b.segment.vaddr:#x}"
             raise Unmergeable(Reason.OVERLAP, text, "relink it")
     _check_pages(layout)
-    wanted = set() if ladder is None else _for_huge_pages(ladder, loads)
+    wanted = set() if ladder is None else _for_huge_pages(ladder, loads, force)
     groups: list[list[Load]] = []
     bound: dict[int, int] = {}
     overlays: list[Joint] = []
@@ -102,22 +102,24 @@ def _check_pages(layout: Layout) -> None:
     """No page may be both writable and executable."""
     loads = layout.in_memory
     for i, b in enumerate(loads):
-        for a in loads[:i]:
+        for a in reversed(loads[:i]):
             shared = a.memory.common(b.memory)
-            if shared.size and (a.segment.flags | b.segment.flags) & _WX == _WX:
+            if not shared.size:
+                break  # the others end before it
+            if (a.segment.flags | b.segment.flags) & _WX == _WX:
                 both = f"program headers {a.index} ({a.segment.perms}) and {b.index} ({b.segment.perms})"
                 text = f"{both} share the page of {size_text(layout.page)} at {shared.start:#x}"
                 mend = f"relink with -Wl,-z,max-page-size={layout.page}"
                 raise Unmergeable(Reason.WRITE_EXEC, f"{text}, which would be writable and executable", mend)
 
 
-def _for_huge_pages(ladder: Ladder, loads: tuple[Load, ...]) -> set[tuple[int, int]]:
+def _for_huge_pages(ladder: Ladder, loads: tuple[Load, ...], force: bool) -> set[tuple[int, int]]:
     """Neighbours that win a huge page as one segment: pairs of indexes."""
     found: set[tuple[int, int]] = set()
     apart = {rung.load.index: rung.at(Tier.RELAY) for rung in ladder.rungs}
     for span, blocks in ladder.merged:
         run = [x for x in loads if span.encloses(x.memory) and not x.is_writable and x.segment.filesz]
-        if blocks > sum(apart.get(x.index, 0) for x in run):
+        if force or blocks > sum(apart.get(x.index, 0) for x in run):
             found |= {(a.index, b.index) for a, b in pairwise(run)}
     return found
 

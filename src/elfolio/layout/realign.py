@@ -50,9 +50,10 @@ def realign(
     if not force and (refusal := _first_address(image, page, block, ladder)) is not None:
         return _unchanged(image, block, page, ladder, [refusal])
     if most >= Tier.RELAY and (merge or not _is_ready(image, page)):
-        plan = _merged(image, block, page, ladder, merge=merge, is_zero=is_zero)
+        plan = _merged(image, block, page, ladder, merge=merge, force=force, is_zero=is_zero)
         if plan is not None:
             return plan
+    force = force and not merge  # joined by force, a file would be laid out anew by force the next time
     found = _wanted(image, ladder, most, force)
     if not force:
         refusals += _stuck(image, block, found)
@@ -115,12 +116,19 @@ def _is_ready(image: ElfImage, page: int) -> bool:
 
 
 def _merged(
-    image: ElfImage, block: int, page: int, ladder: Ladder, *, merge: bool, is_zero: Callable[[Span], bool]
+    image: ElfImage,
+    block: int,
+    page: int,
+    ladder: Ladder,
+    *,
+    merge: bool,
+    force: bool,
+    is_zero: Callable[[Span], bool],
 ) -> Plan | None:
     """Tier 2, and for larger pages tier 1; None where neither changes anything."""
     layout = Layout(image, page)
     try:
-        merger = gather(layout, ladder if merge else None)
+        merger = gather(layout, ladder if merge else None, force=force)
         if not merger.joints and _is_ready(image, page):
             return None
         if merger.joints and not merge:

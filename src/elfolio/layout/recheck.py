@@ -5,7 +5,9 @@ It looks at what a loader looks at, and not at how the writer went about it: hea
 compared address by address.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice, takewhile
 
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfImage, Section, Segment
@@ -114,7 +116,8 @@ class _Edited:
 
     def __init__(self, plan: Plan, data: memoryview) -> None:
         self.data = data
-        self._edits = plan.rewrite.edits
+        self._edits = sorted(plan.rewrite.edits, key=lambda e: e.field.at)
+        self._ends = [e.field.at + e.field.width for e in self._edits]
         self._order = plan.rewrite.byteorder
 
     def first_difference(self, offset: int, other: memoryview) -> int | None:
@@ -129,7 +132,8 @@ class _Edited:
 
     def _piece(self, offset: int, size: int) -> memoryview | bytearray:
         span = Span(offset, offset + size)
-        touching = [e for e in self._edits if e.field.span.common(span).size]
+        first = bisect_right(self._ends, offset)
+        touching = list(takewhile(lambda e: e.field.at < span.end, islice(self._edits, first, None)))
         if not touching:
             return self.data[offset : offset + size]
         out = bytearray(self.data[offset : offset + size])

@@ -153,20 +153,25 @@ def write(
         for offset, view in pieces(rewrite, body, subject.plan.block):
             new.write(offset, view)
         new.write(start, record)
-        new.commit((lambda fd: _check(subject, fd, rewrite)) if check else None)
+        folios: list[tuple[int, int] | None] = []
+
+        def look_at(fd: int) -> None:
+            if check:
+                _check(subject, fd, rewrite)
+            folios.append(folios_of(fd, subject.plan))
+
+        new.commit(look_at)
     if like is None:
         os.chmod(out, subject.status.st_mode & 0o777)
-    return Written(out, size, len(record), check, folios_of(out, subject.plan))
+    return Written(out, size, len(record), check, folios[0])
 
 
-def folios_of(path: str, plan: Plan) -> tuple[int, int] | None:
-    """As Written.folios, of a file that a plan was made for. Raises OSError."""
+def folios_of(fd: int, plan: Plan) -> tuple[int, int] | None:
+    """As Written.folios, of an open file that a plan was made for. Raises OSError."""
     spans = [span for rung in plan.after.rungs if not rung.load.is_writable for span in _file_blocks(plan, rung.load)]
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        cached = look(fd)
-    finally:
-        os.close(fd)
+    if not spans:
+        return 0, 0
+    cached = look(fd)
     if cached.runs is None:
         return None
     order = (plan.block // cached.page).bit_length() - 1
