@@ -1,6 +1,7 @@
 """What is predicted of each file system is what its page cache has: loop mounts of ext4, xfs, btrfs, erofs; tmpfs."""
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,18 @@ def test_the_probe_agrees(kind: str, tmp_path: Path) -> None:
     """A scratch file finds the same."""
     with mounted(kind, tmp_path) as point:
         assert probe(point).largest == policy_here(str(point)).largest_folio
+
+
+def test_room_that_lacks_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    """A file system that is too full for the new file keeps the old one, and as much room as before."""
+    with mounted("tmpfs", tmp_path, "size=6M") as point:
+        data = small_folios(point / "file", 4 * M)
+        with pytest.raises(OSError, match="No space") as caught:
+            NewFile(point / "file", 4 * M).__enter__()
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(point / "file"))
+        assert (point / "file").read_bytes() == data
+        room = os.statvfs(point)
+        assert room.f_bavail * room.f_frsize == 2 * M
 
 
 @pytest.mark.parametrize("upper", ["ext4", "tmpfs"])

@@ -396,22 +396,44 @@ def test_room_is_set_aside_or_not_as_told(tmp_path: Path) -> None:
         assert (path.stat().st_blocks * 512 < 4 * M) is sparse
 
 
-def test_every_kill_leaves_a_whole_file(tmp_path: Path) -> None:
-    """Killed before, after, and for writes amid any call, the name leads to the old file whole or to the new one whole,
-    with its mode and attributes; at most one hidden name is left, and the next replacement removes it."""
-    words = [sys.executable, "-m", "tests.pagecache.killed", str(tmp_path)]
+def killed(folder: Path, *how: str) -> dict[str, str]:
+    """Each call at which a replacement was killed, numbered, and what was found then."""
+    words = [sys.executable, "-m", "tests.pagecache.killed", str(folder), *how]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    states = [line.split(": ")[1] for line in lines]
-    swapped = states.index(next(state for state in states if state.startswith("new")))
+    lines = [line.split(": ") for line in done.stdout.splitlines()]
+    return {f"{number} {call}": state for number, (call, state) in enumerate(lines)}
+
+
+def test_every_kill_leaves_a_whole_file(tmp_path: Path) -> None:
+    """Killed before, after, and for writes amid any call, the name leads to the old file whole or to the new one whole,
+    with its mode and attributes; at most one hidden name is left, and the next replacement removes it."""
+    found = killed(tmp_path)
+    states = list(found.values())
+    swapped = next(number for number, call in enumerate(found) if call.endswith("exchange after"))
     assert set(states[:swapped]) <= {"old 0", "old 1"}
     assert set(states[swapped:]) <= {"new 0", "new 1"}
-    assert lines[swapped].startswith("exchange after")
-    assert len(lines) > 40
-    assert sum("pwrite half" in line for line in lines) == 3
+    assert len(found) > 40
+    assert sum("pwrite half" in call for call in found) == 3
+
+
+def test_every_kill_leaves_each_of_several_names_whole(tmp_path: Path) -> None:
+    """Names are replaced one after the other, each at once."""
+    states = list(killed(tmp_path, "links").values())
+    order = ["old old", "new old", "new new"]
+    seen = [order.index(state[:-2]) for state in states]
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1, 2}
+    assert {state[-1] for state in states} == {"0", "1"}
+
+
+def test_every_kill_leaves_a_whole_file_without_files_that_have_no_name(tmp_path: Path) -> None:
+    """Where a hidden name must serve from the beginning, and is renamed over the old one."""
+    states = list(killed(tmp_path, "named").values())
+    assert set(states) == {"old 0", "old 1", "new 0"}
+    assert states == sorted(states, key=lambda state: state[:3] == "new")
 
 
 def test_what_is_named_is_on_the_disk(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:

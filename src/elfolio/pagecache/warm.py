@@ -9,12 +9,14 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
 from elfolio.kernel.policy import Policy
+from elfolio.live.cached import open_quietly
 from elfolio.live.holders import Holder, holders
 from elfolio.live.host import policy_here
 from elfolio.pagecache.aim import Aim, Pointless, aim_at
@@ -90,8 +92,7 @@ class Warmed:
 def warm(path: str, *, whole: bool = False, force: bool = False) -> Warmed:
     """Fills the page cache with the file. Takes no privilege but to read it; raises OSError where that fails."""
     began = time.monotonic()
-    fd = _open(path)
-    try:
+    with _opened(path) as fd:
         status = os.fstat(fd)
         policy = policy_here(path)
         try:
@@ -105,8 +106,6 @@ def warm(path: str, *, whole: bool = False, force: bool = False) -> Warmed:
         after = see(fd, aim, touch=True)
         found = _judged(path, aim, before, after, time.monotonic() - began)
         return found if found.is_warm else _with_holders(found, status, None if after.orders is None else held)
-    finally:
-        os.close(fd)
 
 
 def _judged(path: str, aim: Aim, before: Seen, after: Seen, seconds: float) -> Warmed:
@@ -161,12 +160,12 @@ def _largest(folder: str, device: int, huge: int) -> int:
         return 0
 
 
-def _open(path: str) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise OSError(errno.EINVAL, "not a regular file", path)
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    with open_quietly(path) as fd:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        yield fd
 
 
 def rewrite(
@@ -176,8 +175,7 @@ def rewrite(
     processes in `holders` keep the old one until they start again. Raises OSError, CannotReplace; where the new file
     would have no more than the old one, the old one stays."""
     began = time.monotonic()
-    fd = _open(path)
-    try:
+    with _opened(path) as fd:
         status = os.fstat(fd)
         aim = aim_at(path, status.st_size, policy_here(path), whole=whole, force=force)
         with NewFile(path, status.st_size, expected=status, links=links, sparse=True, times=True) as new:
@@ -192,8 +190,6 @@ def rewrite(
 
             who, complete = holders(os.path.realpath(path), status)
             new.commit(check)
-    finally:
-        os.close(fd)
     done = replace(
         found, outcome=Outcome.REWRITTEN, why="", remedy="", has=seen[0].huge, after=seen[0].orders, holders=who,
         all_seen=complete, seconds=found.seconds + time.monotonic() - began,
