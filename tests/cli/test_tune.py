@@ -126,6 +126,8 @@ def test_mistakes_are_one_line(pie: Path, tmp_path: Path) -> None:
         ((pie, "--plan", "--huge", "3M"), "power of two"),
         ((pie, "--plan", "--page-size", "8K"), "4K, 16K and 64K"),
         (("--plan",), "no file"),
+        ((pie, "--plan", "--merge", "--tier", "0"), "--tier"),
+        (("--plan", "--package", "no-such-package"), "no-such-package"),
         ((text, "--plan"), "no ELF file"),
         ((tmp_path / "absent", "--plan"), "No such file"),
         ((tmp_path, "--plan"), "a directory"),
@@ -137,6 +139,16 @@ def test_mistakes_are_one_line(pie: Path, tmp_path: Path) -> None:
         done = tune(*words)
         assert (done.status, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1), words
         assert said in done.stderr.decode(), words
+
+
+def test_a_package_with_its_libraries() -> None:
+    """Its ELF files, and what its programs need."""
+    if shutil.which("dpkg-query") is None:
+        pytest.skip("needs dpkg; runs on Debian and its like")
+    paths = [file["path"] for file in report("--plan", "--package", "coreutils")["files"]]
+    assert "/usr/bin/sort" in [path.replace("/bin", "/usr/bin").replace("/usr/usr", "/usr") for path in paths]
+    assert any(Path(path).name.startswith("libc.so") for path in paths)
+    assert not any(path.endswith(".gz") for path in paths)
 
 
 def test_a_file_whose_name_looks_like_an_option() -> None:

@@ -75,6 +75,12 @@ def test_neighbours_that_win_a_huge_page_together() -> None:
     assert all(new_bytes(data, plan, at, len(raw)) == raw for at, raw in old_bytes(data).items())
 
 
+def test_huge_pages_of_padding_are_not_won() -> None:
+    """Neighbours that are far apart stay what they are, though an aligned block would lie between them."""
+    data = linked([Part(R, 0x600), Part(RX, 0x9000, skip=0x200), Part(R, 0x9000, skip=0x200)])
+    assert planned(data, merge=True).joints == ()
+
+
 def test_without_merge_nothing_is_joined() -> None:
     """The same file without consent; and with larger pages a refusal that names the option."""
     data = linked([Part(R, 0x1E000), Part(RX, PMD), Part(R, 0xC4DF0), Part(RW, 0x18660)])

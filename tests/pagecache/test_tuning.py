@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from elfolio.elf.undo import find_record
-from elfolio.layout.hugepages import Tier
+from elfolio.layout.hugepages import PMD, Tier
+from elfolio.live.host import policy_here
 from elfolio.pagecache.replace import CannotReplace, Links
 from elfolio.pagecache.tuning import Differs, NoRecord, Wishes, Written, examined, undo, write
 
@@ -147,3 +148,47 @@ def test_libraries_too(tmp_path: Path) -> None:
         [PROGRAM, "-r"], input=b"a\nb\n", capture_output=True, check=False, env={"LD_LIBRARY_PATH": str(tmp_path)}
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"b\na\n", b"")
+
+
+HUGE = r"""
+#include <stdio.h>
+#include <string.h>
+__asm__(".text\n.globl bulk\nbulk: .fill 6291456, 1, 0x90\nret\n");
+extern const volatile unsigned char bulk[];
+int main(void)
+{
+    char line[4096];
+    long kib, sum = 0;
+    for (long at = 0; at < 6291456; at += 4096)
+        sum += bulk[at];
+    FILE *smaps = fopen("/proc/self/smaps", "r");
+    for (kib = 0, sum = 0; fgets(line, sizeof line, smaps);)
+        if (sscanf(line, "FilePmdMapped: %ld", &kib) == 1)
+            sum += kib;
+    printf("%ld\n", sum);
+    return 0;
+}
+"""
+
+
+def test_the_kernel_maps_huge_pages_then(tmp_path: Path) -> None:
+    """A PIE with 6 MiB of text: nothing is mapped by PMDs before, and every block that the plan has won afterwards."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc; to force: apt-get install gcc")
+    policy = policy_here(str(tmp_path))
+    if policy.largest_folio < PMD or not policy["pie_align"]:
+        pytest.skip(f"{policy.fs.name} under {policy.name} has no folios of 2 MiB; set TMPDIR to an ext4 or xfs")
+    linked, out = tmp_path / "linked", tmp_path / "out"
+    options = ["-O1", "-pie", "-fPIE", "-x", "c", "-", "-o", str(linked)]
+    subprocess.run(["gcc", *options], input=HUGE.encode(), check=True)
+    for _ in range(4):  # whether so large a folio is free is chance
+        with examined(linked, Wishes()) as subject:
+            plan = subject.plan
+            done = write(subject, str(out), check=True)
+        if done.folios is None or done.folios[0] == done.folios[1]:
+            break
+    else:
+        pytest.skip(f"no free memory for folios of 2 MiB: {done.folios}")
+    assert (plan.tier, plan.won) == (Tier.ALIGN, 2)
+    mapped = [int(subprocess.run([path], capture_output=True, check=True).stdout) for path in (linked, out)]
+    assert mapped == [0, plan.won * 2048]

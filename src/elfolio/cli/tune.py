@@ -57,7 +57,7 @@ def prepare_parser(parser: Parser) -> None:
     add(
         "--page-size", type=byte_count, default=4096, metavar="N", help="16K or 64K: for a machine with such pages (4K)"
     )
-    add("--tier", type=int, choices=(0, 1), default=1, help="go no further than this (1)")
+    add("--tier", type=int, choices=(0, 1), help="go no further than this (1)")
     add("--force", action="store_true", help="lay the file out anew even where nothing is won")
     add("--merge", action="store_true", help="join segments (tier 2)")
     add(
@@ -147,6 +147,8 @@ def _check_options(args: argparse.Namespace, files: list[str]) -> None:
 
     if args.in_place and args.output is not None:
         raise Failure("--in-place and -o exclude each other; leave out one")
+    if args.merge and args.tier is not None:
+        raise Failure("--merge is tier 2, and --tier stops before it; leave out one")
     if not (args.in_place or args.plan or args.undo) and args.output is None:
         raise Failure("where to? -o OUT writes a new file, --in-place replaces, --plan only shows")
     if len(files) > 1 and args.output is not None and not os.path.isdir(args.output):
@@ -167,7 +169,13 @@ def _wishes(args: argparse.Namespace) -> "Wishes":
     from elfolio.layout.hugepages import Tier
     from elfolio.pagecache.tuning import Wishes
 
-    return Wishes(block=args.huge, page=args.page_size, most=Tier(args.tier), force=args.force, merge=args.merge)
+    return Wishes(
+        block=args.huge,
+        page=args.page_size,
+        most=Tier.RELAY if args.tier is None else Tier(args.tier),
+        force=args.force,
+        merge=args.merge,
+    )
 
 
 def _treated(args: argparse.Namespace, path: str, count: int) -> "FileReport":

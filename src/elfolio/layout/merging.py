@@ -17,7 +17,7 @@ from elfolio.layout.finding import size_text
 from elfolio.layout.hugepages import Ladder, Tier
 from elfolio.layout.plan import Joint, Reason, Refusal
 from elfolio.layout.relro import protected_span
-from elfolio.layout.segments import Layout, Load, congruence
+from elfolio.layout.segments import PAGE_SIZES, Layout, Load, congruence
 from elfolio.span import Span
 
 __all__ = ["Merger", "Unmergeable", "check_fills", "gather", "join", "relro_notes"]
@@ -57,7 +57,7 @@ def gather(layout: Layout, ladder: Ladder | None, *, force: bool = False) -> Mer
             text = f"program headers {a.index} and {b.index} overlap at {b.segment.vaddr:#x}"
             raise Unmergeable(Reason.OVERLAP, text, "relink it")
     _check_pages(layout)
-    wanted = set() if ladder is None else _for_huge_pages(ladder, loads, force)
+    wanted = set() if ladder is None else _for_huge_pages(layout, ladder, force)
     groups: list[list[Load]] = []
     bound: dict[int, int] = {}
     overlays: list[Joint] = []
@@ -113,15 +113,30 @@ def _check_pages(layout: Layout) -> None:
                 raise Unmergeable(Reason.WRITE_EXEC, f"{text}, which would be writable and executable", mend)
 
 
-def _for_huge_pages(ladder: Ladder, loads: tuple[Load, ...], force: bool) -> set[tuple[int, int]]:
+def _for_huge_pages(layout: Layout, ladder: Ladder, force: bool) -> set[tuple[int, int]]:
     """Neighbours that win a huge page as one segment: pairs of indexes."""
     found: set[tuple[int, int]] = set()
     apart = {rung.load.index: rung.at(Tier.RELAY) for rung in ladder.rungs}
-    for span, blocks in ladder.merged:
-        run = [x for x in loads if span.encloses(x.memory) and not x.is_writable and x.segment.filesz]
+    for run in _close_runs(layout):
+        span = Span(run[0].memory.start, run[-1].memory.end).shifted(-layout.origin)
+        blocks = span.whole_blocks(ladder.block).size // ladder.block
         if force or blocks > sum(apart.get(x.index, 0) for x in run):
             found |= {(a.index, b.index) for a, b in pairwise(run)}
     return found
+
+
+def _close_runs(layout: Layout) -> Iterator[list[Load]]:
+    """Neighbours without PF_W, two at least, with no more between them than a page of the largest size: a huge page of
+    padding would take memory, and win nothing."""
+    run: list[Load] = []
+    for load in layout.in_memory:
+        fits = not load.is_writable and load.segment.filesz > 0
+        if run and not (fits and load.memory.start - run[-1].memory.end <= PAGE_SIZES[-1]):
+            yield from [run] if len(run) > 1 else []
+            run = []
+        if fits:
+            run.append(load)
+    yield from [run] if len(run) > 1 else []
 
 
 def _joint(group: list[Load]) -> Joint:

@@ -219,6 +219,8 @@ def _headline(file: FileReport) -> str:
         return "refused"
     if tier is None:
         nothing = f"nothing to win for huge pages of {size_text(file['block'])}"
+        if file["blocks_before"]:
+            nothing += f"; {file['blocks_before']} are possible as it is, where the page cache has such folios"
         return nothing + (f"; the same bytes, written in large pieces{_to(file)}" if status == "copied" else "")
     verb = "" if status == "planned" else _to(file) + ", "
     before, after = file["blocks_before"], file["blocks_after"]
