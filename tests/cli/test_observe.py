@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import typing
 from collections.abc import Iterator
 
 import pytest
@@ -57,7 +56,9 @@ def test_a_process_with_known_mappings(process: int) -> None:
     assert (done.status, done.stderr) == (0, b"")
     value = json.loads(done.stdout)
     assert mismatches(value, Report) == []
-    assert (value["pid"], value["elfolio"]) == (process, "observe")
+    assert (value["elfolio"], value["version"], len(value["processes"])) == ("observe", 1, 1)
+    value = value["processes"][0]
+    assert value["pid"] == process
     own = {(m["start"] - BASE) // P: m for m in value["mappings"] if BASE <= m["start"] < BASE + 8 * P}
     assert [(at, (m["end"] - m["start"]) // P, m["perms"]) for at, m in own.items()] == (
         [(0, 1, "rw-p"), (1, 1, "rw-p"), (2, 1, "rw-p"), (3, 1, "r--p"), (4, 1, "r--s")] if own[0]["mergeable"]
@@ -88,12 +89,12 @@ def test_the_text(process: int) -> None:
 
 def test_the_tests_own_process() -> None:
     """A large process: what is there is no more than what is mapped, and every pair has its reason."""
-    value = typing.cast(dict[str, typing.Any], json.loads(observed("--json", str(os.getpid())).stdout))
+    value = json.loads(observed("--json", str(os.getpid())).stdout)["processes"][0]
     assert value["rss"] <= value["mapped"]
     assert all(m["below"] is None or m["below"]["because"] for m in value["mappings"])
 
 
-@pytest.mark.parametrize("words", [[], ["0"], ["x"], ["1", "2"], ["-1"], ["999999999"]])
+@pytest.mark.parametrize("words", [[], ["0"], ["x"], ["-1"], ["999999999"]])
 def test_bad_input_is_one_line(words: list[str]) -> None:
     """It says what is wrong, and the status is 2."""
     done = observed(*words)

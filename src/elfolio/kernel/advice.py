@@ -17,7 +17,7 @@ from elfolio.layout.finding import Finding, size_text
 from elfolio.layout.hugepages import Tier
 from elfolio.layout.plan import Plan
 
-__all__ = ["advice", "tuned_notes", "under"]
+__all__ = ["advice", "mend", "tuned_notes", "under"]
 
 _TEXT = frozenset({"text-align", "text-skewed", "text-misplaced"})
 _LARGER_PAGES = ("not-ready-", "relro-exposed-")
@@ -126,6 +126,8 @@ _WORDS = {
     Obstacle.NOT_EXEC: "before 6.8 only executable mappings are collapsed, and these are not",
     Obstacle.WRITER: "somebody has the file open for writing, so that nothing is collapsed",
     Obstacle.NEVER: "transparent huge pages are switched off",
+    Obstacle.ADVICE: "their mapping is marked MADV_NOHUGEPAGE",
+    Obstacle.PROCESS: "the process has switched huge pages off for itself",
 }
 _MENDS = {
     Obstacle.BASE: "-Wl,-z,max-page-size={bytes}, under a kernel that heeds it: from 5.10 (static PIE: 6.10)",
@@ -133,7 +135,14 @@ _MENDS = {
     Obstacle.NOT_EXEC: "link with -Wl,--no-rosegment (lld), or -Wl,-z,noseparate-code (GNU ld)",
     Obstacle.WRITER: "close it: fuser -v FILE names who has it open",
     Obstacle.NEVER: "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+    Obstacle.ADVICE: "in the program: madvise(MADV_HUGEPAGE), or none",
+    Obstacle.PROCESS: "in the program: prctl(PR_SET_THP_DISABLE, 0)",
 }
+
+
+def mend(obstacle: Obstacle, size: int) -> str:
+    """What takes the obstacle away from blocks of `size` bytes; empty where explain says it of the whole file."""
+    return _MENDS.get(obstacle, "").format(bytes=size)
 
 
 def _barred(obstacle: Obstacle, count: int, size: int, policy: Policy, words: str) -> Finding:

@@ -16,9 +16,9 @@ from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import Vma
 from elfolio.kernel.vmflags import VmFlags
 from elfolio.layout.hugepages import BLOCKS
-from elfolio.span import Span, round_up
+from elfolio.span import Span, round_down, round_up
 
-__all__ = ["Block", "Obstacle", "Way", "block_sizes", "blocks"]
+__all__ = ["Block", "Obstacle", "Stretch", "Way", "block_sizes", "blocks", "stretches"]
 
 
 class Way(StrEnum):
@@ -53,6 +53,10 @@ class Obstacle(StrEnum):
     """Somebody has the file open for writing: nothing is collapsed."""
     NEVER = "never"
     """Transparent huge pages are switched off, which a collapse needs."""
+    ADVICE = "advice"
+    """The mapping is marked MADV_NOHUGEPAGE."""
+    PROCESS = "process"
+    """The process has switched huge pages off for itself: prctl(PR_SET_THP_DISABLE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,16 @@ class Block:
         return 0 if self.way is Way.FAULT else self.part.size
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring blocks of a mapping to which the same applies."""
+
+    file: Span
+    """File offsets, both multiples of the block."""
+    way: Way
+    obstacle: Obstacle
+
+
 def block_sizes(policy: Policy) -> tuple[int, ...]:
     """Bytes of each kind of block that the machine has, ascending; the largest is the PMD's."""
     contpte, pmd = BLOCKS[policy.page_size]
@@ -97,38 +111,77 @@ def blocks(
     open_for_writing: bool = False,
     anywhere: bool = False,
 ) -> Iterator[Block]:
-    """Every block of `size` bytes of the file that a mapping touches, in order: a folio has its place in the file, so
-    that blocks are counted there, and an address that is no multiple of the block says that it cannot be mapped as one.
+    """Every block of `size` bytes of the file that a mapping touches, in order. Options: as stretches has them."""
+    if vma.file is None:
+        return
+    shift, writable = vma.start - vma.offset, bool(vma.flags & VmFlags.WRITE)
+    alike = stretches(
+        vma,
+        policy,
+        size,
+        file_size=file_size,
+        linked_skew=linked_skew,
+        open_for_writing=open_for_writing,
+        anywhere=anywhere,
+    )
+    for stretch in alike:
+        for file in stretch.file.blocks(size):
+            memory = file.shifted(shift)
+            part = vma.span.common(memory)
+            yield Block(memory, part, part.start - shift, stretch.way, stretch.obstacle, writable)
+
+
+def stretches(
+    vma: Vma,
+    policy: Policy,
+    size: int,
+    *,
+    file_size: int,
+    linked_skew: int,
+    open_for_writing: bool = False,
+    anywhere: bool = False,
+    switched_off: bool = False,
+) -> Iterator[Stretch]:
+    """The same as few values, of a mapping of terabytes too: a folio has its place in the file, so that blocks are
+    counted there, and an address that is no multiple of the block says that it cannot be mapped as one.
 
     `file_size` is in bytes. `linked_skew` is the linked address minus the file offset of any byte of the mapping,
     which tells a load address that is at fault (BASE) from a file that is (SKEWED). `anywhere`: it may come to lie at
-    any page, so that its address here says nothing, and is no multiple of the block but by chance.
+    any page, so that its address here says nothing, and is no multiple of the block but by chance. `switched_off`: the
+    process wants no huge pages.
     """
     if vma.file is None:
         return
-    way, barred = _way(vma, policy, size, open_for_writing)
-    shift = vma.start - vma.offset
-    for file in Span(vma.offset, vma.offset + vma.size).blocks(size):
-        memory = file.shifted(shift)
-        part = vma.span.common(memory)
-        if part != memory:
-            obstacle = Obstacle.EDGE
-        elif file.end > round_up(file_size, policy.page_size):
-            obstacle = Obstacle.END
-        elif shift % size or anywhere:
-            obstacle = Obstacle.SKEWED if linked_skew % size else Obstacle.BASE
-        else:
-            obstacle = barred
-        found = way if obstacle is Obstacle.NOTHING else Way.NONE
-        yield Block(memory, part, part.start - shift, found, obstacle, bool(vma.flags & VmFlags.WRITE))
+    way, barred = _way(vma, policy, size, open_for_writing=open_for_writing, switched_off=switched_off)
+    if (vma.start - vma.offset) % size or anywhere:
+        way, barred = Way.NONE, Obstacle.SKEWED if linked_skew % size else Obstacle.BASE
+    mapped = Span(vma.offset, vma.offset + vma.size)
+    whole, touched = mapped.whole_blocks(size), mapped.pages(size)
+    if whole.size == 0:
+        yield Stretch(touched, Way.NONE, Obstacle.EDGE)
+        return
+    if touched.start < whole.start:
+        yield Stretch(Span(touched.start, whole.start), Way.NONE, Obstacle.EDGE)
+    last = max(whole.start, min(whole.end, round_down(round_up(file_size, policy.page_size), size)))
+    if whole.start < last:
+        yield Stretch(Span(whole.start, last), way, barred)
+    if last < whole.end:
+        yield Stretch(Span(last, whole.end), Way.NONE, Obstacle.END)
+    if whole.end < touched.end:
+        yield Stretch(Span(whole.end, touched.end), Way.NONE, Obstacle.EDGE)
 
 
-def _way(vma: Vma, policy: Policy, size: int, open_for_writing: bool) -> tuple[Way, Obstacle]:
-    """What the file system, the kernel and the mapping allow, wherever the block may lie."""
+def _way(vma: Vma, policy: Policy, size: int, *, open_for_writing: bool, switched_off: bool) -> tuple[Way, Obstacle]:
+    """What the file system, the kernel, the process and the mapping allow, wherever the block may lie."""
+    unwanted = _unwanted(vma, switched_off=switched_off) if size == policy.pmd_size else Obstacle.NOTHING
     if policy.largest_folio >= size:
+        if unwanted is not Obstacle.NOTHING and policy["set_pmd_asks_advice"]:
+            return Way.NONE, unwanted
         return Way.FAULT, Obstacle.NOTHING
     if size != policy.pmd_size or not policy.read_only_thp or not policy["read_only_thp_for_fs"]:
         return Way.NONE, Obstacle.FILESYSTEM
+    if unwanted is not Obstacle.NOTHING:
+        return Way.NONE, unwanted
     if policy["read_only_thp_needs_exec"] and not vma.flags & VmFlags.EXEC:
         return Way.NONE, Obstacle.NOT_EXEC
     if open_for_writing:
@@ -136,3 +189,10 @@ def _way(vma: Vma, policy: Policy, size: int, open_for_writing: bool) -> tuple[W
     if policy.thp == "never" and not policy["madvise_collapse"]:
         return Way.NONE, Obstacle.NEVER
     return Way.COLLAPSE, Obstacle.NOTHING
+
+
+def _unwanted(vma: Vma, *, switched_off: bool) -> Obstacle:
+    """vma_thp_disabled."""
+    if vma.flags & VmFlags.NOHUGEPAGE:
+        return Obstacle.ADVICE
+    return Obstacle.PROCESS if switched_off else Obstacle.NOTHING

@@ -150,6 +150,13 @@ EXEC_SWITCHES = (
         (((0,), True), ((6, 8), False)),
     ),
     Switch(
+        "set_pmd_asks_advice",
+        "MADV_NOHUGEPAGE and PR_SET_THP_DISABLE also keep a fault from mapping a huge folio that is there",
+        "do_set_pmd (mm/memory.c)",
+        "commit 2b0f922323cc (6.12); read in 6.1.192, 6.12.107, 7.2.13",
+        (((0,), False), ((6, 12), True)),
+    ),
+    Switch(
         "madvise_collapse",
         "MADV_COLLAPSE exists",
         "madvise_collapse (mm/khugepaged.c)",

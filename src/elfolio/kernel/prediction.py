@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_CORE, ET_EXEC, ET_REL, PF_W
-from elfolio.elf.image import ElfImage, Segment
+from elfolio.elf.image import ElfHead, ElfImage, Segment
 from elfolio.kernel.advice import advice, under
 from elfolio.kernel.blocks import Block, Obstacle, block_sizes, blocks
 from elfolio.kernel.execve import ExecError, Execution, execve
@@ -23,7 +23,7 @@ from elfolio.layout.findings import findings
 from elfolio.layout.segments import Layout
 from elfolio.span import Span, round_down, round_up
 
-__all__ = ["BlockRun", "Prediction", "is_program", "predict"]
+__all__ = ["BlockRun", "Prediction", "is_program", "linked_skew", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _runs(
             continue
         # What RELRO protects was written before.
         written = bool(segment.flags & PF_W)
-        skew = segment.vaddr - segment.offset - (0 if image.header.type == ET_EXEC else _origin(image, policy))
+        skew = linked_skew(image, segment, policy.page_size)
         for size in block_sizes(policy):
             found = blocks(
                 vma,
@@ -171,9 +171,11 @@ def _runs(
             yield BlockRun(vma, size, tuple(replace(block, writable=written) for block in found))
 
 
-def _origin(image: ElfImage, policy: Policy) -> int:
-    """The address that becomes the load address: an aligned one is no multiple of the alignment before it is added."""
-    return round_down(image.loads[0].vaddr, policy.page_size) if image.loads else 0
+def linked_skew(image: ElfHead, segment: Segment, page: int) -> int:
+    """A segment's linked address minus its file offset, in bytes; of what is moved, counted from the address that
+    becomes the load address: an aligned one is no multiple of the alignment before it is added."""
+    moves = image.header.type != ET_EXEC
+    return segment.vaddr - segment.offset - (round_down(image.loads[0].vaddr, page) if moves else 0)
 
 
 def _segment_of(image: ElfImage, vma: Vma, bias: int, page: int) -> Segment | None:

@@ -15,7 +15,7 @@ __all__ = ["ProcessMemory", "VmaUse", "read_memory"]
 
 _HEAD = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 _ITEM = re.compile(r"([A-Za-z_]+): +(\d+) kB")
-_KEPT = ("Rss", "Anonymous", "Swap", "KSM", "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
+_KEPT = ("Rss", "Pss", "Anonymous", "Swap", "KSM", "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,19 @@ class VmaUse:
     rss: int
     anonymous: int
     swap: int
-    huge: int
-    """Mapped by huge pages."""
     ksm: int
     """Shared by same-page merging; 0 also where the kernel does not say (before 6.8)."""
+    pss: int = 0
+    """Each page divided by how many map it."""
+    anon_huge: int = 0
+    """AnonHugePages, and so on: mapped by huge pages."""
+    shmem_huge: int = 0
+    file_huge: int = 0
+
+    @property
+    def huge(self) -> int:
+        """Mapped by huge pages."""
+        return self.anon_huge + self.shmem_huge + self.file_huge
 
     @property
     def written(self) -> bool:
@@ -51,6 +60,8 @@ class ProcessMemory:
     kernel has none."""
     max_map_count: int
     """How many VMAs it may have; 0 where that is not known."""
+    huge_pages: bool = True
+    """False: prctl(PR_SET_THP_DISABLE)."""
 
 
 def read_memory(pid: int, proc: str | Path = "/proc") -> ProcessMemory:
@@ -69,6 +80,7 @@ def read_memory(pid: int, proc: str | Path = "/proc") -> ProcessMemory:
         int(_line(status, "VmPTE").removesuffix("kB") or 0) * 1024,
         _ksm(folder / "ksm_stat"),
         _number(root / "sys/vm/max_map_count"),
+        _line(status, "THP_enabled") != "0",
     )
 
 
@@ -85,8 +97,8 @@ def _uses(text: str, name: str) -> Iterator[VmaUse]:
         raise MapsError(name, 0, f"{len(counts)} heads", f"heads of {len(vmas)} VMAs")
     for vma, of in zip(vmas, counts, strict=True):
         if vma.name != "[vsyscall]":
-            huge = of["AnonHugePages"] + of["ShmemPmdMapped"] + of["FilePmdMapped"]
-            yield VmaUse(vma, of["Rss"], of["Anonymous"], of["Swap"], huge, of["KSM"])
+            huge = (of["AnonHugePages"], of["ShmemPmdMapped"], of["FilePmdMapped"])
+            yield VmaUse(vma, of["Rss"], of["Anonymous"], of["Swap"], of["KSM"], of["Pss"], *huge)
 
 
 def _ksm(path: Path) -> dict[str, int | bool]:

@@ -20,6 +20,8 @@ OBSTACLES = {
     "not-exec": "not executable, which this kernel asks for",
     "writer": "the file is open for writing",
     "never": "huge pages are switched off",
+    "advice": "the mapping is marked MADV_NOHUGEPAGE",
+    "process": "the process has switched huge pages off for itself",
 }
 """kernel.blocks.Obstacle, in words."""
 

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from elfolio.kernel.backing import Counts
     from elfolio.live.cached import CachedFile
 
-__all__ = ["BlockRow", "FileRow", "OrderRow", "Problem", "Report", "as_file", "as_json", "as_report", "as_text"]
+__all__ = [
+    "LACKING",
+    "BlockRow",
+    "FileRow",
+    "OrderRow",
+    "Problem",
+    "Report",
+    "as_file",
+    "as_json",
+    "as_report",
+    "as_text",
+]
 
 _LETTERS = "0123456789ABCDEFGHI"
 """By order; the largest folio there is, hugetlb's of 1 GiB, has order 18 in pages of 4 KiB."""
@@ -281,10 +292,11 @@ def _blocks(row: FileRow, ink: Ink) -> Iterator[str]:
     yield from columns(head, cells, right=" rrrrrr", ink=ink)
 
 
-_LACKING = {"smaller": "in smaller folios", "absent": "not cached, or in part", "unseen": "in folios of hidden size"}
+LACKING = {"smaller": "in smaller folios", "absent": "not cached, or in part", "unseen": "in folios of hidden size"}
+"""kernel.backing.Backing, in words."""
 
 
 def _why(one: BlockRow) -> str:
-    said = [f"{count} {_LACKING[name]}" for name, count in one["lacking"].items()]
+    said = [f"{count} {LACKING[name]}" for name, count in one["lacking"].items()]
     said += [f"{count} not: {OBSTACLES[name]}" for name, count in one["barred"].items()]
     return "; ".join(said)

@@ -1,18 +1,24 @@
-"""report.observe: a running process's mappings. In: ProcessMemory, why neighbours are two. Out: JSON, text."""
+"""report.observe: running processes' mappings. In: Observed, why neighbours are two. Out: the command's JSON.
+
+The text, the table and the page are made from the object that --json prints.
+"""
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+from elfolio.kernel.folio import UNSEEN, Kind
 from elfolio.kernel.vmflags import VmFlags
-from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
+from elfolio.report.observe_files import BlockRow, FileRow, block_row, file_rows
 
 if TYPE_CHECKING:
     from elfolio.kernel.neighbours import Apart
-    from elfolio.live.vmas import ProcessMemory, VmaUse
+    from elfolio.live.folios import ProcessFolios, VmaFolios
+    from elfolio.live.observed import Observed, Seen
+    from elfolio.live.vmas import ProcessMemory
 
-__all__ = ["Report", "as_json", "as_report", "as_text"]
+__all__ = ["Folios", "Mapping", "OrderRow", "Problem", "Process", "Report", "as_json", "as_process", "as_report"]
 
 
 class Unmerged(TypedDict):
@@ -26,8 +32,38 @@ class Unmerged(TypedDict):
     """Flags that one has and the other has not, as smaps names them."""
 
 
+class OrderRow(TypedDict):
+    """The folios of one order; -1: of an order that is hidden."""
+
+    order: int
+    folio: int | None
+    """Bytes of each."""
+    folios: int
+    bytes: int
+
+
+class Folios(TypedDict):
+    """What the page tables lead to. In bytes."""
+
+    file: int
+    shmem: int
+    """Of these, of tmpfs and shared memory."""
+    anonymous: int
+    zero: int
+    """The page of zeros, which smaps counts nowhere."""
+    swapped: int
+    shared: int | None
+    """Mapped more than once; None: hidden."""
+    pte: int
+    """By what they are mapped."""
+    contpte: int
+    """By PTEs that arm64 could hold as one."""
+    pmd: int
+    orders: list[OrderRow]
+
+
 class Mapping(TypedDict):
-    """A VMA. Sizes in bytes."""
+    """A VMA. Sizes in bytes; from smaps, those of `folios` from pagemap."""
 
     start: int
     end: int
@@ -35,14 +71,24 @@ class Mapping(TypedDict):
     offset: int
     name: str
     rss: int
+    pss: int
     anonymous: int
     swap: int
     huge: int
+    """The sum of the next three, smaps' AnonHugePages, ShmemPmdMapped, FilePmdMapped."""
+    anon_huge: int
+    shmem_huge: int
+    file_huge: int
     ksm: int
     mergeable: bool
     """Whether it has KSM's flag."""
     below: Unmerged | None
     """None where it touches none below."""
+    folios: Folios
+    blocks: list[BlockRow]
+    """For each size of block, where a file is behind it that can be seen."""
+    hidden: str
+    """Why the file behind it cannot be seen."""
 
 
 class Ksm(TypedDict):
@@ -58,14 +104,11 @@ class Ksm(TypedDict):
     """Bytes saved, less what it costs to keep account."""
 
 
-class Report(TypedDict):
-    """Everything."""
+class Process(TypedDict):
+    """One of them."""
 
-    elfolio: str
-    version: int
     pid: int
     name: str
-    policy: str
     vmas: int
     max_map_count: int
     touching: int
@@ -76,30 +119,96 @@ class Report(TypedDict):
     rss: int
     huge: int
     page_tables: int
+    huge_pages: bool
+    """False: prctl(PR_SET_THP_DISABLE)."""
     ksm: Ksm
-    mappings: list[Mapping]
+    folios: Folios
+    lost: int
+    """Bytes in whole blocks of files, of the huge page's size, that are not mapped as one."""
+    how: list[str]
+    """Which of the kernel's files folios rest on, and what they hide."""
+    hidden: str
+    mappings: list[Mapping] | None
+    """None in a table of many processes."""
 
 
-def as_report(memory: "ProcessMemory", found: "Sequence[Apart]", policy: str) -> Report:
-    """`found` counts VMAs as `memory` has them."""
-    below = {one.lower + 1: one for one in found}
-    counts = Counter(one.rule for one in found)
+class Problem(TypedDict):
+    """A process that could not be looked at."""
+
+    pid: int
+    name: str
+    reason: str
+
+
+class Report(TypedDict):
+    """Everything."""
+
+    elfolio: str
+    version: int
+    time: float
+    """Seconds since 1970 when it was looked at."""
+    policy: str
+    huge_page: int
+    processes: list[Process]
+    files: list[FileRow]
+    """Those with whole blocks, most bytes lost first, of all processes together."""
+    problems: list[Problem]
+    left_out: dict[str, int]
+    """Processes without memory, or that ended meanwhile, by what they are."""
+
+
+def as_report(
+    processes: list[Process],
+    files: list[FileRow],
+    problems: list[Problem],
+    left_out: dict[str, int],
+    *,
+    policy: str,
+    huge_page: int,
+    time: float,
+) -> Report:
+    """The object."""
     return Report(
         elfolio="observe",
         version=1,
+        time=time,
+        policy=policy,
+        huge_page=huge_page,
+        processes=processes,
+        files=files,
+        problems=problems,
+        left_out=left_out,
+    )
+
+
+def as_json(report: Report) -> str:
+    """One line."""
+    return json.dumps(report, ensure_ascii=True)
+
+
+def as_process(found: "Observed", apart: "Sequence[Apart]", huge_page: int, *, whole: bool = True) -> Process:
+    """`apart` counts VMAs as `found` has them; `huge_page` in bytes; `whole`: with its mappings."""
+    memory = found.memory
+    below = {one.lower + 1: one for one in apart}
+    rows = file_rows(found.seen, huge_page)
+    return Process(
         pid=memory.pid,
         name=memory.name,
-        policy=policy,
         vmas=len(memory.uses),
         max_map_count=memory.max_map_count,
-        touching=len(found),
-        unmerged=dict(counts.most_common()),
+        touching=len(apart),
+        unmerged=dict(Counter(one.rule for one in apart).most_common()),
         mapped=sum(use.vma.size for use in memory.uses),
         rss=sum(use.rss for use in memory.uses),
         huge=sum(use.huge for use in memory.uses),
         page_tables=memory.page_tables,
+        huge_pages=memory.huge_pages,
         ksm=_ksm(memory),
-        mappings=[_mapping(use, below.get(index)) for index, use in enumerate(memory.uses)],
+        folios=_sum(found.folios),
+        lost=sum(row["lost"] for row in rows),
+        how=list(found.folios.how),
+        hidden=found.folios.hidden,
+        mappings=[_mapping(seen, below.get(index)) for index, seen in enumerate(found.seen)] if whole else None,
     )
 
 
@@ -121,8 +230,47 @@ def _known(memory: "ProcessMemory", name: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _mapping(use: "VmaUse", below: "Apart | None") -> Mapping:
-    vma = use.vma
+def _sum(found: "ProcessFolios") -> Folios:
+    return _folios(found.vmas, found.page)
+
+
+def _folios(vmas: "Iterable[VmaFolios]", page: int) -> Folios:
+    found = list(vmas)
+    by = Counter[str]()
+    for one in found:
+        by.update({str(how): size for how, size in one.mapped().items()})
+    return Folios(
+        file=sum(one.file for one in found),
+        shmem=sum(one.bytes(Kind.SHMEM, Kind.HUGETLB) for one in found),
+        anonymous=sum(one.anonymous for one in found),
+        zero=sum(one.zero for one in found),
+        swapped=sum(one.swapped for one in found),
+        shared=sum(one.shared for one in found),
+        pte=by["pte"],
+        contpte=by["contpte"],
+        pmd=by["pmd"],
+        orders=_orders(found, page),
+    )
+
+
+def _orders(found: "Sequence[VmaFolios]", page: int) -> list[OrderRow]:
+    sizes, counts = Counter[int](), Counter[int]()
+    for one in found:
+        sizes.update(one.orders())
+        counts.update(dict.fromkeys(one.orders(), 0))
+        for each in one.sums:
+            if not each.kind & (Kind.ZERO | Kind.SWAPPED):
+                counts[each.order] += each.folios
+    return [
+        OrderRow(
+            order=order, folio=None if order == UNSEEN else page << order, folios=counts[order], bytes=sizes[order]
+        )
+        for order in sorted(sizes)
+    ]
+
+
+def _mapping(seen: "Seen", below: "Apart | None") -> Mapping:
+    use, vma = seen.use, seen.use.vma
     return Mapping(
         start=vma.start,
         end=vma.end,
@@ -130,75 +278,21 @@ def _mapping(use: "VmaUse", below: "Apart | None") -> Mapping:
         offset=vma.offset,
         name=vma.name,
         rss=use.rss,
+        pss=use.pss,
         anonymous=use.anonymous,
         swap=use.swap,
         huge=use.huge,
+        anon_huge=use.anon_huge,
+        shmem_huge=use.shmem_huge,
+        file_huge=use.file_huge,
         ksm=use.ksm,
         mergeable=bool(vma.flags & VmFlags.MERGEABLE),
         below=None if below is None else _unmerged(below),
+        folios=_folios([seen.folios], seen.folios.page),
+        blocks=[block_row(one) for one in seen.losses],
+        hidden=seen.file.hidden if seen.file is not None else "",
     )
 
 
 def _unmerged(one: "Apart") -> Unmerged:
     return Unmerged(rule=one.rule, because=one.because, source=one.source, certain=one.certain, differ=list(one.differ))
-
-
-def as_json(report: Report) -> str:
-    """One line."""
-    return json.dumps(report, ensure_ascii=True)
-
-
-def as_text(report: Report, width: int = 100, ink: Ink = PLAIN) -> str:
-    """What it has, the VMAs, and why neighbours are two."""
-    lines = [ink("strong", f"{report['pid']} {plain(report['name'])}"), *_summary(report, width), ""]
-    rows = [_row(mapping) for mapping in report["mappings"]]
-    head = ("addresses", "perms", "offset", "size", "there", "anonymous", "huge", "KSM", "two because", "name")
-    lines += columns(head, rows, right="  rrrrrr", ink=ink)
-    reasons = {m["below"]["rule"]: m["below"] for m in report["mappings"] if m["below"] is not None}
-    if reasons:
-        lines += ["", ink("strong", "Why neighbours are two")]
-        table = [
-            (name, str(report["unmerged"][name]), "" if one["certain"] else "perhaps", one["because"], one["source"])
-            for name, one in sorted(reasons.items(), key=lambda pair: -report["unmerged"][pair[0]])
-        ]
-        lines += columns(("rule", "pairs", "", "because", "source"), table, right=" r", ink=ink)
-    return "\n".join(lines)
-
-
-def _summary(report: Report, width: int) -> Iterator[str]:
-    limit = f" of at most {report['max_map_count']}" if report["max_map_count"] else ""
-    yield from wrapped(
-        f"{report['vmas']} VMAs{limit}; {report['touching']} pairs touch and are two; {size(report['mapped'])} mapped, "
-        f"{size(report['rss'])} there, {size(report['huge'])} by huge pages; page tables {size(report['page_tables'])}",
-        width,
-        "  ",
-    )
-    ksm = report["ksm"]
-    said = {None: "PR_SET_MEMORY_MERGE not known", True: "PR_SET_MEMORY_MERGE on", False: "PR_SET_MEMORY_MERGE off"}
-    more = (
-        "" if ksm["merging_pages"] is None else f"; {ksm['merging_pages']} pages merged, profit {ksm['profit']} bytes"
-    )
-    yield from wrapped(
-        f"KSM: {said[ksm['merge_any']]}; {ksm['mergeable_vmas']} VMAs, {size(ksm['mergeable_bytes'])} may merge{more}",
-        width,
-        "  ",
-    )
-
-
-def _row(m: Mapping) -> tuple[str, ...]:
-    below = m["below"]
-    why = ""
-    if below is not None:
-        why = f"{below['rule']} {' '.join(below['differ'])}".strip() + ("" if below["certain"] else "?")
-    return (
-        f"{m['start']:x}-{m['end']:x}",
-        m["perms"],
-        f"{m['offset']:#x}",
-        size(m["end"] - m["start"]),
-        size(m["rss"]),
-        size(m["anonymous"]),
-        size(m["huge"]) if m["huge"] else "",
-        size(m["ksm"]) if m["ksm"] else "yes" if m["mergeable"] else "",
-        why,
-        m["name"],
-    )

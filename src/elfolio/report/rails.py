@@ -13,7 +13,7 @@ from itertools import pairwise
 from elfolio.report.page import Markup
 from elfolio.span import Span
 
-__all__ = ["Area", "Link", "Rail", "draw"]
+__all__ = ["Area", "Link", "Rail", "draw", "draw_alone"]
 
 _WIDE, _NARROW = 1100, 380
 _BAR, _BAND, _ROOM = 30, 12, 64
@@ -58,6 +58,21 @@ class Link:
 def draw(upper: Rail, lower: Rail, links: Sequence[Link], label: str) -> Markup:
     """Both pictures; `label` says in words what is to be seen."""
     return Markup("".join(_svg(upper, lower, links, label, *form) for form in ((_WIDE, "wide"), (_NARROW, "narrow"))))
+
+
+def draw_alone(rail: Rail, share: float, label: str) -> Markup:
+    """One rail by itself, over `share` of the width."""
+    parts = []
+    for width, name in ((_WIDE, "wide"), (_NARROW, "narrow")):
+        scale = _scale(rail, max(1, int(width * share)))
+        height = 18 + _BAR + _BAND + 8
+        areas = "".join(_area(area, scale, 18) for area in rail.areas)
+        words = rail.name if len(rail.name) * _LETTER < width else f"{rail.name[: int(width / _LETTER) - 2]}…"
+        parts.append(
+            f'<svg class="{name}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+            f'<text class="soft" x="0" y="12" font-size="12">{escape(words)}</text>{areas}</svg>'
+        )
+    return Markup("".join(parts))
 
 
 def _svg(upper: Rail, lower: Rail, links: Sequence[Link], label: str, width: int, name: str) -> str:
