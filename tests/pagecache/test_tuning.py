@@ -12,7 +12,8 @@ from elfolio.elf.undo import find_record
 from elfolio.layout.hugepages import PMD, Tier
 from elfolio.live.host import policy_here
 from elfolio.pagecache.replace import CannotReplace, Links
-from elfolio.pagecache.tuning import Differs, NoRecord, Wishes, Written, examined, undo, write
+from elfolio.pagecache.tuning import Differs, Wishes, Written, examined, write
+from elfolio.pagecache.undoing import NoRecord, undo
 
 FORCED = Wishes(force=True)
 PROGRAM = shutil.which("sort") or "/usr/bin/sort"

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from elfolio.cli.parsing import Failure, Parser, byte_count, one_line
+from elfolio.cli.tune_files import named_files
 
 if TYPE_CHECKING:
     from elfolio.layout.plan import Plan
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from elfolio.layout.finding import counted
 
-    files = _files(args)
+    files = named_files(args.files, args.package or ())
     _check_options(args, files)
     rows = []
     for path in files:
@@ -102,42 +103,6 @@ def _status(rows: "list[FileReport]") -> int:
     if any(row["differences"] for row in rows):
         return 1
     return 0 if not bad else 2 if len(rows) == 1 else 1
-
-
-def _files(args: argparse.Namespace) -> list[str]:
-    """Those named, and those of packages."""
-    found = list(args.files)
-    for name in args.package or ():
-        found += _package(name)
-    if not found:
-        raise Failure("no file; name one, or a package with --package; see elfolio tune --help")
-    return list(dict.fromkeys(found))
-
-
-def _package(name: str) -> list[str]:
-    """Its ELF files that can be mapped, and the libraries of its programs."""
-    from elfolio.elf.constants import ET_DYN, ET_EXEC
-    from elfolio.errors import ElfError
-    from elfolio.live.libraries import libraries
-    from elfolio.live.opened import opened
-    from elfolio.live.packages import package_files
-
-    found: dict[str, None] = {}
-    try:
-        for path in package_files(name):
-            try:
-                with opened(path) as file:
-                    image = file.image
-            except (OSError, ElfError):
-                continue
-            if image.header.type in (ET_EXEC, ET_DYN) and image.loads:
-                needed = libraries(image) if image.interpreter else ()
-                found.update(dict.fromkeys((path, *(x.path for x in needed if x.image is not None))))
-    except OSError as error:
-        raise Failure(f"--package {name}: {error.strerror}") from error
-    if not found:
-        raise Failure(f"--package {name}: it has no program and no shared object; name another")
-    return list(found)
 
 
 def _check_options(args: argparse.Namespace, files: list[str]) -> None:
@@ -256,7 +221,7 @@ def _links(args: argparse.Namespace) -> "Links":
 
 def _undone(args: argparse.Namespace, path: str) -> "FileReport":
     from elfolio.errors import ElfError
-    from elfolio.pagecache.tuning import undo
+    from elfolio.pagecache.undoing import undo
     from elfolio.report.tune import failed_row
 
     out = _output(args, path, len(args.files))

@@ -4,13 +4,15 @@ A file system gives a folio as large as the piece that is written, at most: so a
 begins at a multiple of one, wherever bytes of the file do. What is padding only is in none.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from elfolio.elf.rewriting import Edit, Rewrite
 from elfolio.span import Span
 
-__all__ = ["Piece", "pieces", "whole"]
+__all__ = ["Piece", "digest", "pieces", "whole"]
 
 Piece = tuple[int, memoryview]
 """An offset in the new file, and the bytes there."""
@@ -50,6 +52,20 @@ def whole(rewrite: Rewrite, source: memoryview) -> bytearray:
     for offset, view in pieces(rewrite, source):
         out[offset : offset + len(view)] = view
     return out
+
+
+def digest(parts: Iterable[Piece], size: int) -> bytes:
+    """SHA-256 of a file of which these are the pieces."""
+    found, at = hashlib.sha256(), 0
+    zeros = bytes(1 << 20)
+    for offset, view in chain(parts, [(size, memoryview(b""))]):
+        while at < offset:
+            count = min(offset - at, len(zeros))
+            found.update(zeros[:count])
+            at += count
+        found.update(view)
+        at += len(view)
+    return found.digest()
 
 
 def _edited(rewrite: Rewrite) -> list[tuple[int, Edit]]:

@@ -1,43 +1,32 @@
-"""pagecache.tuning: a file realigned, and made what it was again. In: a path, wishes. Out: a plan, a new file.
+"""pagecache.tuning: a file realigned. In: a path, wishes. Out: a plan, a new file.
 
 The plan is made of the file without its undo record; the new file is written beside the old one, looked at, and takes
 its name at once (pagecache.replace).
 """
 
-import errno
-import hashlib
 import mmap
 import os
-import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 
 from elfolio.elf.constants import ET_DYN
 from elfolio.elf.reader import read
 from elfolio.elf.rewriting import Move, Rewrite
 from elfolio.elf.tail import read_tail
 from elfolio.elf.undo import Found, Record, find_record, record_start
-from elfolio.elf.write import Piece, pieces, whole
+from elfolio.elf.write import digest, pieces
 from elfolio.layout.hugepages import PMD, Tier, huge_span
 from elfolio.layout.plan import Plan, Reason, Refusal
 from elfolio.layout.realign import realign
 from elfolio.layout.recheck import differences
 from elfolio.layout.segments import Layout, Load
-from elfolio.live.cached import look, open_quietly
+from elfolio.live.cached import look
 from elfolio.live.opened import opened
 from elfolio.pagecache.replace import Links, NewFile
 from elfolio.span import Span
 
-__all__ = ["Differs", "NoRecord", "Subject", "Wishes", "Written", "examined", "folios_of", "undo", "write"]
-
-
-class NoRecord(OSError):
-    """A file that cannot be made what it was (`ENODATA`); `strerror` says why."""
-
-    def __init__(self, why: str, filename: str) -> None:
-        super().__init__(errno.ENODATA, why, filename)
+__all__ = ["Differs", "Subject", "Wishes", "Written", "examined", "folios_of", "owned", "write"]
 
 
 class Differs(Exception):
@@ -140,12 +129,12 @@ def write(
         rewrite = _same(subject)
     else:
         record = Record(
-            rewrite, _digest([(0, body)], len(body)), _digest(pieces(rewrite, body), rewrite.new_size), record
+            rewrite, digest([(0, body)], len(body)), digest(pieces(rewrite, body), rewrite.new_size), record
         ).encoded()
     start = record_start(subject.plan.image, rewrite.new_size) if record else rewrite.new_size
     size = start + len(record)
     in_place = os.path.exists(out) and os.path.samefile(out, subject.path)
-    like = subject.path if in_place or _owned(subject.status) else None
+    like = subject.path if in_place or owned(subject.status) else None
     with NewFile(
         out, size, like=like, expected=subject.status if in_place else None, links=links, times=times,
         sparse=bool(rewrite.padding or record), huge=subject.plan.block,
@@ -189,7 +178,7 @@ def _file_blocks(plan: Plan, load: Load) -> Iterator[Span]:
         yield from mapped.shifted(segment.offset - segment.vaddr - bias).blocks(plan.block)
 
 
-def _owned(status: os.stat_result) -> bool:
+def owned(status: os.stat_result) -> bool:
     """Whether a new file can have the same owner; a copy by somebody else is theirs, without privileges."""
     return os.geteuid() in (0, status.st_uid)
 
@@ -203,20 +192,6 @@ def _same(subject: Subject) -> Rewrite:
     return Rewrite(rewrite.old_size, rewrite.new_size, rewrite.byteorder, moves, ())
 
 
-def _digest(parts: Iterable[Piece], size: int) -> bytes:
-    """SHA-256 of a file of which these are the pieces."""
-    digest, at = hashlib.sha256(), 0
-    zeros = bytes(1 << 20)
-    for offset, view in chain(parts, [(size, memoryview(b""))]):
-        while at < offset:
-            count = min(offset - at, len(zeros))
-            digest.update(zeros[:count])
-            at += count
-        digest.update(view)
-        at += len(view)
-    return digest.digest()
-
-
 def _check(subject: Subject, fd: int, rewrite: Rewrite) -> None:
     """Raises Differs: against the plan, and whether the way back leads to where it came from."""
     with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as data:
@@ -225,67 +200,10 @@ def _check(subject: Subject, fd: int, rewrite: Rewrite) -> None:
         found = list(differences(subject.plan, subject.body, body))
         if not found and not subject.plan.rewrite.is_identity:
             inverse = rewrite.inverse()
-            back = _digest(pieces(inverse, body), inverse.new_size)
-            if back != _digest([(0, subject.body)], len(subject.body)):
+            back = digest(pieces(inverse, body), inverse.new_size)
+            if back != digest([(0, subject.body)], len(subject.body)):
                 found.append("undo would not give the file that it was made from")
         body.release()
         view.release()
     if found:
         raise Differs(subject.path, tuple(found))
-
-
-def undo(path: str, out: str | None = None, *, links: Links = Links.REFUSE) -> int:
-    """Makes the file what it was before it was tuned, at its own place or at `out`, and returns its size. Raises
-    NoRecord where that cannot be, OSError, ElfError."""
-    status = os.stat(path)
-    out = path if out is None else out
-    in_place = os.path.exists(out) and os.path.samefile(out, path)
-    like = path if in_place or _owned(status) else None
-    with _mapped(path) as view:
-        body, rewrite = _first(view, path)
-        with NewFile(out, rewrite.new_size, like=like, expected=status if in_place else None, links=links) as new:
-            for offset, piece in pieces(rewrite, body):
-                new.write(offset, piece)
-            new.commit()
-    if like is None:
-        os.chmod(out, status.st_mode & 0o777)
-    return rewrite.new_size
-
-
-@contextmanager
-def _mapped(path: str) -> Iterator[memoryview]:
-    """A file's bytes, whatever it is."""
-    with open_quietly(path) as fd:
-        if not stat.S_ISREG(os.fstat(fd).st_mode) or os.fstat(fd).st_size == 0:
-            raise NoRecord("an empty file, or none at all: it was never tuned", path)
-        data = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-    try:
-        yield memoryview(data)
-    finally:
-        with suppress(BufferError):  # a view of it is still held, by a traceback say: it is closed with that
-            data.close()
-
-
-_GONE = "it has no undo record: it was never tuned, or strip, objcopy or patchelf has rewritten it; install it anew"
-
-
-def _first(view: memoryview, path: str) -> tuple[memoryview, Rewrite]:
-    """What to write so that the file is what it was before all runs, and of which bytes."""
-    found = find_record(view, path)
-    if found is None:
-        raise NoRecord(_GONE, path)
-    while True:
-        body = view[: found.body]
-        if _digest([(0, body)], len(body)) != found.record.body:
-            why = "it was changed after it was tuned (its checksum differs): undo would not give the original"
-            raise NoRecord(f"{why}; install it anew", path)
-        inverse = found.record.rewrite.inverse()
-        if _digest(pieces(inverse, body), inverse.new_size) != found.record.original:
-            raise NoRecord("its undo record does not give the original (its checksum differs); install it anew", path)
-        if not found.record.inner:
-            return body, inverse
-        view = memoryview(whole(inverse, body) + found.record.inner)
-        inner = find_record(view, path)
-        if inner is None:
-            raise NoRecord("its undo record holds an older one that is damaged; install it anew", path)
-        found = inner
