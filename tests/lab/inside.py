@@ -190,16 +190,17 @@ def unnoticed_writes(folder: Path) -> int:
 
 def many(_: Path) -> dict[str, object]:
     """Statuses of many spawns, all that was fallen back on, and what they left: descriptors, children."""
-    with elfolio.SpawnTemplate("/bin/true") as template:
-        template.spawn(["true"]).wait()
+    left = []
+    for _ in range(2):  # what a process keeps from its first template on is there before the second
         before = len(os.listdir("/proc/self/fd"))
-        statuses = sorted({template.spawn(["true"]).wait() for _ in range(SPAWNS)})
-        left = len(os.listdir("/proc/self/fd")) - before
+        with elfolio.SpawnTemplate("/bin/true") as template:
+            statuses = sorted({template.spawn(["true"]).wait() for _ in range(SPAWNS)})
+        left.append(len(os.listdir("/proc/self/fd")) - before)
     programs = elfolio.stats().programs.values()
     return {
         "statuses": statuses,
         "fallbacks": sorted({reason for program in programs for reason in program.fallbacks}),
-        "descriptors left": left,
+        "descriptors left": left[-1],
         "children left": _has_children(),
     }
 
