@@ -6,7 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +226,28 @@ def test_a_new_file_that_is_no_better_is_not_taken(folder: Path, monkeypatch: py
     with pytest.raises(OSError, match="nothing was changed") as caught:
         rewrite(str(path), found)
     assert (caught.value.errno, path.stat().st_ino, os.listdir(folder)) == (errno.EAGAIN, inode, ["file"])
+
+
+@as_root
+def test_attempts_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no folio of that size is free, it ends after four attempts, says so, and leaves the file cached."""
+    path = folder / "file"
+    small_folios(path, SIZE)
+    reads: list[list[Span]] = []
+
+    def in_small_folios(window: Window, blocks: Iterable[Span]) -> None:
+        reads.append(list(blocks))
+        as_code(cached, SIZE)
+
+    with path.open("rb") as file:
+        cached = file.fileno()
+        monkeypatch.setattr(Window, "read", in_small_folios)
+        found = warm(str(path))
+        assert look(file.fileno()).cached == -(-SIZE // 4096) * 4096
+    assert (found.outcome, found.has, found.wanted) == (Outcome.PARTLY, 0, 4)
+    assert found.why == "no folio of that size was free in 4 attempts"
+    assert found.needs_new_file
+    assert len(reads) == 4
 
 
 AS_NOBODY = """
