@@ -369,3 +369,28 @@ def test_what_nothing_maps_is_read_only_if_asked(folder: Path) -> None:
             found = warm(str(path), whole=whole)
             assert found.is_warm
             assert ((look(file.fileno()).cached or 0) == 64 * M) is whole
+
+
+LOADER = """
+import ctypes, re, sys
+library = ctypes.CDLL(sys.argv[1])
+ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, "big")), int(sys.argv[2]))
+smaps = open("/proc/self/smaps").read()
+entries = re.findall(re.escape(sys.argv[1]) + r"\\n.*?^FilePmdMapped: *([0-9]+)", smaps, re.S | re.M)
+print(sum(map(int, entries)) // 2048)
+"""
+
+
+@needs_gcc
+@as_root
+@pytest.mark.parametrize("options", [(), ("-Wl,-z,max-page-size=0x200000",)])
+def test_a_library_is_on_huge_pages_too(folder: Path, options: tuple[str, ...]) -> None:
+    """As many blocks of a shared object as are said to be possible are huge mappings in a program that loads it."""
+    path = folder / "libbig.so"
+    program(path, 8 * M, "-shared", "-fPIC", *options)
+    words = [sys.executable, "-c", LOADER, str(path), str(8 * M)]
+    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == "0\n"
+    found = warm(str(path))
+    loaded = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert int(loaded) == (found.has or 0) == found.wanted
+    assert found.wanted >= 3 or found.is_refused
