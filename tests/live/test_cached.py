@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -332,3 +333,29 @@ def test_progress_is_told(folder: Path) -> None:
     with open_quietly(path) as fd:
         look(fd, progress=lambda done, all: heard.append((done, all)))
     assert heard == [(256 * M, 600 * M), (512 * M, 600 * M), (600 * M, 600 * M)]
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", [4 * K, 2 * M], ids=["small", "huge"])
+def test_a_look_costs_little_more_than_a_touch_of_each_page(folder: Path, piece: int) -> None:
+    """Of a GiB, in processor time: at most six times what any reader of a mapped file pays."""
+    path = write(folder / "file", 1024 * M, piece)
+    with open(path, "rb") as file:
+        touching = min(cost(lambda: touched(file.fileno(), 1024 * M)) for _ in range(5))
+        looking = min(cost(lambda: look(file.fileno())) for _ in range(5))
+    assert looking < 6 * touching + 0.02
+
+
+def cost(work: Callable[[], object]) -> float:
+    """In seconds of this process's processor time."""
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+
+def touched(fd: int, size: int) -> None:
+    """A byte of each 16 pages, which is how many a fault maps."""
+    with slow_folios.mapped(fd, size) as address:
+        for at in range(address, address + size, 16 * PAGE):
+            ctypes.string_at(at, 1)
