@@ -13,7 +13,7 @@ from elfolio.cli.process import die_by, restore_environment
 if TYPE_CHECKING:
     from elfolio.spawn.command import Ran
     from elfolio.spawn.options import SpawnKeywords
-    from elfolio.spawn.template import SpawnTemplate
+    from elfolio.spawn.template import Audit, SpawnTemplate
     from elfolio.spawn.thermostat import Temperature
 
 __all__ = ["TAKES_COMMAND", "prepare_parser", "run"]
@@ -74,6 +74,12 @@ def _add_temperature(group: argparse._ArgumentGroup) -> None:
         "For a look at it: making that process costs more than this one start saves",
     )  # fmt: skip
     group.add_argument("--cold", action="store_true", help="execute CMD, as is done without --warm too")
+    group.add_argument(
+        "--tuned", action="store_true",
+        help="execute a copy of CMD whose text lies on huge pages, kept in the user's cache, where that wins any and "
+        "CMD does not look at its own path; else CMD itself, and --verbose says why. The first time takes as long as "
+        "copying does",
+    )  # fmt: skip
     group.add_argument(
         "--explain", action="store_true",
         help="do not run CMD: say which temperature its starts would have, why not a warmer one, what a warm "
@@ -139,7 +145,8 @@ def _template(args: argparse.Namespace, found: Found, temperature: "Temperature"
     from elfolio.spawn.template import SpawnTemplate
 
     try:
-        return SpawnTemplate(found.path, temperature=temperature, audit="strict" if args.strict else "descriptor")
+        audit: Audit = "strict" if args.strict else "descriptor"
+        return SpawnTemplate(found.path, temperature=temperature, audit=audit, tuned=args.tuned)
     except OSError as error:
         raise _not_executable(error, found) from error
 

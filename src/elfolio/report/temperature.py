@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypedDict
 from elfolio.report.columns import plain
 
 if TYPE_CHECKING:
-    from elfolio.spawn.explaining import Explanation, WarmProcess
+    from elfolio.spawn.explaining import Explanation, TunedCopy, WarmProcess
+    from elfolio.spawn.explaining import Why as Reasoned
     from elfolio.spawn.saving import Measured
 
 __all__ = ["Report", "as_json", "as_report", "as_table", "as_text"]
@@ -46,6 +47,19 @@ class Process(TypedDict):
     """None: all of them must be the same."""
 
 
+class Tuned(TypedDict):
+    """The copy that is executed, or why none is."""
+
+    path: str
+    why: Why | None
+    won: int
+    blocks: int
+    filled: int | None
+    """Of `blocks`; None: hidden."""
+    random_bits_lost: int
+    consequences: dict[str, str]
+
+
 class Saving(TypedDict):
     """A measurement; every sample, in the order of the rounds."""
 
@@ -77,6 +91,8 @@ class Report(TypedDict):
     fallbacks: dict[str, int]
     unequal: dict[str, str]
     measured: Saving | None
+    tuned: Tuned | None
+    """None where it was not asked for."""
 
 
 def as_json(argv: Sequence[object], explanation: "Explanation") -> str:
@@ -94,15 +110,7 @@ def as_report(argv: Sequence[object], explanation: "Explanation") -> Report:
         "path": explanation.program,
         "asked": explanation.asked,
         "temperature": explanation.temperature,
-        "why": None
-        if why is None
-        else {
-            "reason": why.reason,
-            "detail": why.detail,
-            "sentence": why.sentence,
-            "mend": why.mend,
-            "lasts": why.lasts,
-        },
+        "why": None if why is None else _why(why),
         "wait": explanation.wait,
         "process": None if process is None else _process(process),
         "rotate_after": explanation.rotate_after,
@@ -111,6 +119,29 @@ def as_report(argv: Sequence[object], explanation: "Explanation") -> Report:
         "fallbacks": dict(explanation.fallbacks),
         "unequal": dict(explanation.unequal),
         "measured": None if measured is None else _saving(measured),
+        "tuned": None if explanation.tuned is None else _tuned(explanation.tuned),
+    }
+
+
+def _why(why: "Reasoned") -> Why:
+    return {
+        "reason": why.reason,
+        "detail": why.detail,
+        "sentence": why.sentence,
+        "mend": why.mend,
+        "lasts": why.lasts,
+    }
+
+
+def _tuned(copy: "TunedCopy") -> Tuned:
+    return {
+        "path": copy.path,
+        "why": None if copy.why is None else _why(copy.why),
+        "won": copy.won,
+        "blocks": copy.blocks,
+        "filled": copy.filled,
+        "random_bits_lost": copy.random_bits_lost,
+        "consequences": dict(copy.consequences),
     }
 
 
@@ -172,6 +203,8 @@ def _rows(explanation: "Explanation") -> Iterator[tuple[str, str]]:
         yield "why not warm", why.sentence
         if why.mend:
             yield "what helps", why.mend
+    if explanation.tuned is not None:
+        yield from _tuned_rows(explanation.tuned)
     if explanation.wait:
         yield "tried again", f"after {explanation.wait} cold starts"
     yield "saves", _savings(explanation)
@@ -209,6 +242,23 @@ def _process_rows(process: "WarmProcess", explanation: "Explanation") -> Iterato
         yield "must not change", path
     variables = process.variables
     yield "must be the same", "every variable" if variables is None else f"the variables {', '.join(variables)}"
+
+
+def _tuned_rows(copy: "TunedCopy") -> Iterator[tuple[str, str]]:
+    why = copy.why
+    if why is not None:
+        yield "why not tuned", f"{why.reason}: {why.detail}" if why.detail else why.reason
+        yield "why not tuned", why.sentence
+        if why.mend:
+            yield "what helps", why.mend
+        return
+    yield "tuned copy", copy.path
+    filled = "the kernel hides how many are" if copy.filled is None else f"{copy.filled} are"
+    blocks = f"{copy.blocks} blocks can be huge mappings, {copy.won} of them could not before; {filled} in huge folios"
+    bits = f"; {copy.random_bits_lost} bits fewer of its address are random" if copy.random_bits_lost else ""
+    yield "tuned copy", blocks + bits
+    for text in copy.consequences.values():
+        yield "not as before", text
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -25,11 +25,12 @@ from elfolio.spawn.saving import Measured, measured
 from elfolio.spawn.warmplan import warm_side
 
 if TYPE_CHECKING:
+    from elfolio.spawn.held import Held
     from elfolio.spawn.template import Arguments, SpawnTemplate
     from elfolio.spawn.thermostat import Thermostat
     from elfolio.spawn.warming import Warmth
 
-__all__ = ["UNEQUAL", "Explanation", "WarmProcess", "Why", "explain"]
+__all__ = ["UNEQUAL", "Explanation", "TunedCopy", "WarmProcess", "Why", "explain"]
 
 ROUNDS = 20
 """Of a measurement that does not say how many."""
@@ -92,6 +93,26 @@ class WarmProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class TunedCopy:
+    """What came of `tuned=True`."""
+
+    path: str
+    """The copy, which is what is executed; empty where there is none."""
+    why: Why | None
+    """Why there is none; its words are those of `elfolio.spawn.tuned.REASONS`."""
+    won: int
+    """Blocks that can be huge mappings, and could not in the original."""
+    blocks: int
+    """All that can be."""
+    filled: int | None
+    """How many of these had a folio of that size when they were last looked at; None where the kernel hides it."""
+    random_bits_lost: int
+    """Of the load address."""
+    consequences: Mapping[str, str]
+    """What is not as with the original."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """What `SpawnTemplate.explain` returns."""
 
@@ -113,6 +134,8 @@ class Explanation:
     unequal: Mapping[str, str]
     """What of a warm start cannot be equal to an exec; empty where this template will never be warm."""
     measured: Measured | None
+    tuned: TunedCopy | None = None
+    """None where no tuned copy was asked for."""
 
     @property
     def saved_us(self) -> float | None:
@@ -135,6 +158,7 @@ def explain(
     held = template._current()
     if not template.rebuild:
         template.check()
+        held = template._current()  # of another copy, perhaps
     heat = template._heat
     totals = template._counts.frozen()
     why = _by_request(template, options)
@@ -159,7 +183,23 @@ def explain(
         fallbacks=totals.fallbacks,
         unequal={} if why and why.lasts else UNEQUAL,
         measured=saving,
+        tuned=_tuned(template._current()),
     )
+
+
+def _tuned(held: "Held") -> TunedCopy | None:
+    if held.tuned is None:
+        return None
+    from elfolio.spawn.tuned import CONSEQUENCES
+    from elfolio.spawn.tuned import REASONS as WORDS
+
+    found = held.tuned
+    if found:
+        filled, blocks = found.blocks
+        return TunedCopy(found.path, None, found.won, blocks, filled, found.random_bits_lost, CONSEQUENCES)
+    known = WORDS[found.reason]
+    why = Why(found.reason, found.detail, known.sentence, known.mend, True)
+    return TunedCopy("", why, 0, 0, None, 0, {})
 
 
 # --- why not warm --------------------------------------------------------------------------------------

@@ -11,11 +11,15 @@ import os
 import stat
 import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument, UnholdableProgram
 from elfolio.spawn.names import needs_link
+
+if TYPE_CHECKING:
+    from elfolio.spawn.tuned import Tuned
 
 __all__ = ["Held", "hold"]
 
@@ -47,15 +51,40 @@ class Held:
     """For a script: interpreter and arguments up to and including the script, which take argv[0]'s place."""
     passed: int
     """A descriptor that the interpreter opens as /dev/fd/N, so that the child must inherit it; or -1."""
+    original_fd: int
+    """The file of which the copy was made; else as `exec_fd`."""
+    tuned: "Tuned | None" = None
+    """Where a tuned copy was asked for: the copy, which is the last of the files and is what is executed; or why there
+    is none."""
 
 
-def hold(target: str | int, *, lease: bool, by_path: bool = False) -> Held:
-    """Opens and pins `target` and what it needs to run. `by_path`: the path will be executed all the same.
+_COPIES = 3
+"""How often a copy is looked for of a program that is being changed meanwhile."""
+
+
+def hold(target: str | int, *, lease: bool, by_path: bool = False, tuned: bool = False) -> Held:
+    """Opens and pins `target` and what it needs to run. `by_path`: the path will be executed all the same. `tuned`:
+    execute a tuned copy of it, where there can be one (`elfolio.spawn.tuned`).
 
     Raises InvalidArgument for a relative path, PermissionError for what may not be executed (no permission,
     a directory, a noexec mount), `ENOEXEC` for an unknown format, UnholdableProgram for one that the kernel
     would run but that cannot be pinned.
     """
+    for _ in range(_COPIES if tuned else 0):
+        held = _hold(target, lease, by_path, tuned=True)
+        copy = held.tuned
+        # The image has read both identities after the copy was looked for: they must be those that it was found by.
+        if not copy or (held.image.key(0), held.image.key(1)) == (copy.of, copy.key):
+            return held
+    held = _hold(target, lease, by_path, tuned=False)
+    if not tuned:
+        return held
+    from elfolio.spawn.tuned import untuned
+
+    return replace(held, tuned=untuned("changing"))
+
+
+def _hold(target: str | int, lease: bool, by_path: bool, *, tuned: bool) -> Held:
     opened: list[tuple[bytes | None, int]] = []
     files: list[str] = []
     prefix: list[bytes] = []
@@ -74,6 +103,12 @@ def hold(target: str | int, *, lease: bool, by_path: bool = False) -> Held:
             prefix[:1] = [*interpreter, script]
             where = os.fsdecode(interpreter[0])
         passed = opened[0][1] if prefix and isinstance(target, int) else -1
+        original = fd
+        copy = _copy(fd, by_path, bool(prefix)) if tuned else None
+        if copy:
+            fd = copy.fd
+            opened.append((None, fd))
+            files.append(copy.path)
         image = _native.Image(opened, len(opened) - 1, lease)
     except BaseException:
         for _, fd in opened:
@@ -82,7 +117,15 @@ def hold(target: str | int, *, lease: bool, by_path: bool = False) -> Held:
     name = _name(target)
     plain = not needs_link(fd, name)
     direct = plain and not prefix and not by_path
-    return Held(image, target, name, plain, direct, fd, tuple(files), tuple(prefix), passed)
+    return Held(image, target, name, plain, direct, fd, tuple(files), tuple(prefix), passed, original, copy)
+
+
+def _copy(fd: int, by_path: bool, is_script: bool) -> "Tuned":
+    from elfolio.spawn.tuned import tuned_copy, untuned
+
+    if by_path or is_script:
+        return untuned("audit strict" if by_path else "script")
+    return tuned_copy(fd)
 
 
 def _name(target: str | int) -> str:

@@ -50,9 +50,13 @@ class Measured:
 
 def measured(template: "SpawnTemplate", argv: "Arguments", rounds: int, keywords: SpawnKeywords) -> Measured | None:
     """`rounds` rounds. Each kind begins a round as often as the others. None if no start was warm."""
-    target = template.target if isinstance(template.target, str) else template._current().exec_fd
+    target = template.target if isinstance(template.target, str) else template._current().original_fd
+    make, tuned = type(template), template.tuned
     samples: list[tuple[float, ...]] = []
-    with type(template)(target, temperature="cold") as cold, type(template)(target, temperature="cold") as control:
+    with (
+        make(target, temperature="cold", tuned=tuned) as cold,
+        make(target, temperature="cold", tuned=tuned) as control,
+    ):
         kinds = (cold, template, control)
         for turn in range(rounds):
             times, warm = [0.0] * 3, False

@@ -4,10 +4,12 @@ The contract is the kernel proposal's (RFC "exec: add spawn templates", v1), kep
 revalidate it and the caller's authority before every spawn, act in the child, return pid and pidfd.
 """
 
+import errno
 import fcntl
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -36,6 +38,10 @@ Audit = Literal["descriptor", "strict"]
 
 _REBUILDS = 16
 """How often one spawn follows a file that keeps changing, before it is stale for good."""
+_COPIES = 64
+"""How often a template takes another tuned copy for one that was changed, before it goes without."""
+_COPY_REFUSED = frozenset((errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EINVAL, errno.EIO, errno.ETXTBSY))
+"""What an exec of a copy may say that one of the original would not: rules by path, a device that fails."""
 _PLAIN_STREAMS = (NULL_DEVICE, INHERITED, INHERITED)
 _PLAIN = compile_plan(NO_OPTIONS, _PLAIN_STREAMS)
 _PLAIN_WARM = warm_side(_PLAIN, NO_OPTIONS, _PLAIN_STREAMS).native
@@ -66,6 +72,9 @@ class SpawnTemplate:
     on execve are exact, and asks the child afterwards what it runs. `rebuild`: on a changed file, hold the new
     one instead of raising StaleTemplate. `lease`: hold off in-place writers from the check until exec, where
     the kernel allows it (owner of the file or CAP_LEASE); see docs/security.md for the window without.
+    `tuned`: execute a copy of the program whose text lies on huge pages, kept in the user's cache, where that wins any
+    and the program does not look at its own path (docs/tuned.md); else the program itself, with the reason in
+    `explain` and `stats`.
 
     Raises InvalidArgument (also a ValueError) for a relative path, FileNotFoundError, PermissionError for what
     may not be executed, OSError (`ENOEXEC`) for an unknown format.
@@ -84,6 +93,7 @@ class SpawnTemplate:
         lease: bool = True,
         rotate_after: int = ROTATE_AFTER,
         max_age: float = MAX_AGE,
+        tuned: bool = False,
     ) -> None:
         if temperature not in ("auto", "warm", "cold"):
             raise InvalidArgument(f"temperature must be 'auto', 'warm' or 'cold', not {temperature!r}")
@@ -96,17 +106,20 @@ class SpawnTemplate:
         self.temperature = temperature
         self.audit = audit
         self.rebuild = rebuild
+        self.tuned = tuned
         self._lease = lease
+        self._copies = 0
         self.target: str | int = target if isinstance(target, int) else os.fsdecode(target)
         self._held: Held | None = None
         self._foreign = False
         self._counts: ProgramCounts = counts_for(str(self.target))
         heat: Temperature = temperature if audit != "strict" else "cold"
         self._heat = Thermostat(heat, self._counts, rotate_after, max_age, rebuild)
-        self._held = hold(self.target, lease=lease, by_path=audit == "strict")
+        self._held = hold(self.target, lease=lease, by_path=audit == "strict", tuned=tuned)
         if isinstance(self.target, int):
             # The caller may close the descriptor given: what is pinned is a copy.
             self._counts = self._heat.counts = counts_for(self._held.name)
+        self._count_untuned(self._held)
         if self._held.prefix:
             self._heat.forbid("script")
 
@@ -158,6 +171,8 @@ class SpawnTemplate:
         held = self._current()
         refusal = held.image.check()
         if refusal is not None:
+            if held.tuned and self._recopies(held, refusal):
+                return self.check()
             raise refusal_error(self.target, held.files, refusal)
         self._heat.stand()
 
@@ -189,6 +204,8 @@ class SpawnTemplate:
         # costs one: when a process has just run, Python's own code is no longer in the caches. What comes after
         # it is free, because the child is busy starting meanwhile.
         heat = self._heat
+        if held.tuned is not None:
+            held.tuned.look()
         if heat.warm is None and heat.due():
             self._kindle(argv[0], None)
         outcome = held.image.launch(
@@ -274,6 +291,8 @@ class SpawnTemplate:
         if not argv:
             raise InvalidArgument("argv must have at least argv[0]")
         held = self._held or self._current()
+        if held.tuned is not None:
+            held.tuned.look()
         if held.direct and options.plain:
             plan = plain_plans.get(streams) or compile_plan(options, streams)
             warm, warm_plan = self._warmed(argv, options, streams, plan)
@@ -298,6 +317,8 @@ class SpawnTemplate:
     ) -> Child:
         """The child; or, where it was refused, another try with the file rebuilt, or the exception."""
         if isinstance(outcome, tuple):
+            if held.tuned and rebuilds and self._recopies(held, outcome, plan, rebuilds):
+                return self.launch(argv, options, streams, script, rebuilds - 1)
             if outcome[0] == _native.IMAGE_STALE and rebuilds and self._rebuilds(held):
                 return self.launch(argv, options, streams, script, rebuilds - 1)
             error = self._refusal(outcome, held, plan, options)
@@ -423,22 +444,62 @@ class SpawnTemplate:
         """Holds the files anew, where the caller asked for that; False where not. Raises what `hold` raises."""
         if not self.rebuild or isinstance(self.target, int):
             return False
-        held = hold(self.target, lease=self._lease, by_path=self.audit == "strict")
+        self._exchange(stale, hold(self.target, lease=self._lease, by_path=self.audit == "strict", tuned=self.tuned))
+        self._counts.rebuilt()
+        return True
+
+    def _recopies(
+        self, held: Held, refusal: "_native.Refusal", plan: Plan | None = None, rebuilds: int = _REBUILDS
+    ) -> bool:
+        """Takes another copy for one that is not the one that was made any more, or none where the kernel refuses it.
+        False where the copy is not the cause. The original stays what it was, or the next check says so."""
+        status, _, index, error, failed = refusal
+        changed = status == _native.IMAGE_STALE and index == len(held.files) - 1
+        repeatable = plan is not None and plan.flags & _native.LAUNCH_REPEATABLE
+        refused = failed == _native.STEP_EXEC and error in _COPY_REFUSED and status == _native.IMAGE_FAILED
+        if not changed and not (refused and repeatable):
+            return False
+        self._copies += 1
+        tuned = changed and self._copies < _COPIES and rebuilds > _REBUILDS // 2
+        target = self.target if isinstance(self.target, str) else held.original_fd
+        try:
+            fresh = hold(target, lease=self._lease, tuned=tuned)
+        except OSError:
+            return True  # of the original: the next check says so
+        if fresh.image.key(0) != held.image.key(0):
+            return True
+        if changed:
+            self._counts.fell_back(("tuned: the copy was changed",))
+        fresh = replace(fresh, files=(held.files[0], *fresh.files[1:]))
+        self._exchange(held, fresh if tuned else _without_copy(fresh, "changing" if changed else "the copy is refused"))
+        return True
+
+    def _exchange(self, stale: Held, held: Held) -> None:
         self._held = held
         self._heat.cool()
-        self._counts.rebuilt()
         names.unlink_for(stale.exec_fd)
-        return True
+        self._count_untuned(held)
+
+    def _count_untuned(self, held: Held) -> None:
+        if held.tuned is not None and not held.tuned:
+            self._counts.fell_back((held.tuned.counted,))
 
 
 def _refusing(target: str | int) -> SpawnTemplate:
     template = object.__new__(SpawnTemplate)
     template.target = target
     template.temperature = "cold"
+    template.tuned = False
     template._heat = Thermostat("cold", counts_for(str(target)), 1, 1.0)
     template._held = None
     template._foreign = True
     return template
+
+
+def _without_copy(held: Held, reason: str) -> Held:
+    from elfolio.spawn.tuned import untuned
+
+    return replace(held, tuned=untuned(reason))
 
 
 def _script_arguments(held: Held, argv: Arguments, script: str | None) -> list[str | bytes]:
