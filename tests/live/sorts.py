@@ -50,6 +50,13 @@ made["copied"] = here(2 * M, WRITE, PRIVATE, fd)
 memory = os.memfd_create("folios")
 os.ftruncate(memory, 2 * M)
 made["shmem"] = here(2 * M, WRITE, SHARED, memory)
+made["partial"] = here(4 * M, WRITE, PRIVATE | ANONYMOUS, advice=14)
+libc.munmap(ctypes.c_void_p(made["partial"] + 300 * 1024), ctypes.c_size_t(40 * 1024))
+room = libc.mmap(None, 8 * M, 0, PRIVATE | ANONYMOUS, -1, 0)
+made["askew"] = room + 3 * 4096  # no folio of the file lies at a multiple of its size
+assert libc.mmap(made["askew"], 4 * M, READ, PRIVATE | 0x10, fd, 0) == made["askew"]
+for page in range(made["askew"], made["askew"] + 4 * M, 4096):
+    ctypes.string_at(page, 1)
 made["sparse"] = here(8 * M, WRITE, PRIVATE | ANONYMOUS, touched=False, advice=15)
 for page in range(0, 8 * M, 64 * 4096):
     ctypes.memset(made["sparse"] + page, 1, 1)

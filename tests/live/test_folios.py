@@ -91,7 +91,7 @@ def test_each_sort_of_memory_is_told_apart(process: Process) -> None:
 def test_orders_are_those_that_a_slow_reader_counts(process: Process) -> None:
     """Page for page, in every mapping that was made, the order is that of a reader that counts heads and tails."""
     found = read_folios(process.pid)
-    for name in ("small", "huge", "copied", "shmem", "sparse"):
+    for name in ("small", "huge", "copied", "shmem", "sparse", "partial", "askew"):
         vma = process.of(found, name).vma
         seen: dict[int, int] = {}
         for run in runs_of(process.pid, vma):
@@ -137,6 +137,8 @@ def test_what_could_be_contiguous_ptes(process: Process) -> None:
     large = sum(size for order, size in file.orders().items() if order >= 4)
     assert file.mapped()[Mapped.CONTPTE] + file.mapped()[Mapped.PMD] == large
     assert sum(file.mapped().values()) == file.rss
+    askew = process.of(found, "askew")
+    assert (askew.mapped()[Mapped.CONTPTE], askew.orders()) == (0, file.orders())
 
 
 @pytest.mark.root

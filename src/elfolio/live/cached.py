@@ -32,7 +32,8 @@ _BATCH = 1 << 16
 _LARGE = 16 << 30
 """Bytes above which cachestat, which is fast over what is not cached, is asked before mincore."""
 _HUGETLBFS = 0x958458F6
-"""HUGETLBFS_MAGIC (include/uapi/linux/magic.h)."""
+_OVERLAYFS = 0x794C7630
+"""HUGETLBFS_MAGIC, OVERLAYFS_SUPER_MAGIC (include/uapi/linux/magic.h)."""
 
 Progress = Callable[[int, int], object]
 """Called with the bytes that have been looked at, and all."""
@@ -148,7 +149,9 @@ class _Part(NamedTuple):
     length: int
 
     def told(self) -> CacheStat | None:
-        """It walks over every page: asked where it is needed."""
+        """It walks over every page: asked where it is needed. An overlayfs's own file has none (cachestat says 0)."""
+        if _native.file_system(self.fd) == _OVERLAYFS:
+            return None
         return cachestat(self.fd, self.start, self.length)
 
     @property
@@ -179,7 +182,7 @@ def _seen(part: _Part, size: int, progress: Progress | None) -> CachedFile:
     if not found.hidden:
         how.append("kpageflags")
         dirty, writeback = (_bytes(runs, kind) for kind in (Kind.DIRTY, Kind.WRITEBACK))
-    elif (told := part.told()) is not None and (told.cached or not found.cached):  # overlayfs's own file has no pages
+    elif (told := part.told()) is not None:
         how.append("cachestat")
         dirty, writeback = told.dirty * page, told.writeback * page
     hidden = ""
@@ -216,7 +219,7 @@ def _runs(part: _Part, found: _Found, progress: Progress | None) -> Iterator[Run
         pagemap = _opened(stack, "/proc/self/pagemap")
         kpageflags = _opened(stack, "/proc/kpageflags")
         told = part.told() if part.length > _LARGE else None
-        is_sparse = told is not None and 0 < told.cached < (last - at) // 2
+        is_sparse = told is not None and told.cached < (last - at) // 2
         found.pagemap, found.hidden = pagemap >= 0, kpageflags < 0
         while at < last:
             stop = min(last, round_down(at, _BATCH) + _BATCH)
@@ -232,8 +235,7 @@ def _runs(part: _Part, found: _Found, progress: Progress | None) -> Iterator[Run
 
 
 def _is_empty(fd: int, first: int, last: int) -> bool:
-    """Whether cachestat spares the question to mincore. Of an overlayfs's files it always says 0: they are no sparse
-    ones (_runs)."""
+    """Whether cachestat spares the question to mincore."""
     told = cachestat(fd, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
     return told is not None and not told.cached
 
