@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from elfolio.elf.image import ElfHead
 from elfolio.elf.reader import read
+from elfolio.layout.findings import findings
 from elfolio.layout.hugepages import PMD, Tier
 from elfolio.layout.plan import Plan, Reason
 from elfolio.layout.recheck import differences
@@ -112,3 +113,14 @@ def test_a_file_for_larger_pages_that_shares_none(size: int) -> None:
     plan = planned(data, page=LARGE)
     assert (plan.joints, plan.refusals) == ((), ())
     assert Layout(plan.becomes, LARGE).is_ready
+
+
+def test_what_was_joined_is_no_finding_of_harm() -> None:
+    """A page that data has taken over is a note, once the file is for such pages; before, it was an error."""
+    data = linked([Part(R, 0x100), Part(RX, 0x9000), Part(R, 0x9000), Part(RW, 0x1000, 0x100)])
+    plan = planned(data, page=LARGE, merge=True)
+    before = {f.id for f in findings(read(data), LARGE) if f.severity == "error"}
+    after = findings(read(made(data, plan)), LARGE)
+    assert before == {"page-collision"}
+    assert [f.id for f in after if f.severity == "error"] == []
+    assert [f.severity for f in after if f.id == "page-overlaid"] == ["note"]

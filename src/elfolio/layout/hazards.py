@@ -9,7 +9,7 @@ from elfolio.elf import constants
 from elfolio.elf.image import ElfImage
 from elfolio.layout.finding import Finding, Severity, size_text
 from elfolio.layout.relro import protected_span
-from elfolio.layout.segments import PAGE_SIZES, Layout, Load, is_valid_align
+from elfolio.layout.segments import PAGE_SIZES, Layout, Load, Meeting, is_valid_align
 from elfolio.span import Span, round_up
 
 __all__ = ["hazards"]
@@ -86,11 +86,29 @@ def _collisions(layout: Layout) -> Iterator[Finding]:
         if both:
             text = f"Program headers {a.index} and {b.index} overlap in {size_text(both)} of memory"
             yield Finding("overlap", "error", both, f"{text}: what is mapped later hides the other.")
+        elif not _is_same(a, b) and is_overlaid(layout, meeting):
+            text = f"Program headers {a.index} ({a.segment.perms}) and {b.index} ({b.segment.perms}) share a page of"
+            message = f"{text} {size_text(layout.page)}: all of it is {b.segment.perms}."
+            yield Finding("page-overlaid", "note", meeting.pages.size, message)
         elif not _is_same(a, b):
             text = f"Program headers {a.index} ({a.segment.perms}) and {b.index} ({b.segment.perms}) want the same"
             mend = f"relink with -Wl,-z,max-page-size={layout.page}"
             message = f"{text} pages of {size_text(layout.page)}: what is mapped later hides the other."
             yield Finding("page-collision", "error", meeting.pages.size, message, mend)
+
+
+def is_overlaid(layout: Layout, meeting: Meeting) -> bool:
+    """Whether the one that is mapped later shows, on the pages that both want, the bytes of both, and lacks no
+    permission that they need: what `tune --page-size` makes of such pages. Sections tell what is code."""
+    a, b = meeting.first, meeting.second
+    if a.index > b.index or a.zero.size or a.segment.vaddr - a.segment.offset != b.segment.vaddr - b.segment.offset:
+        return False
+    lost = a.segment.flags & ~b.segment.flags
+    if lost & ~constants.PF_X:
+        return False
+    sections = layout.image.sections if isinstance(layout.image, ElfImage) else ()
+    code = [s for s in sections if s.flags & constants.SHF_ALLOC and s.flags & constants.SHF_EXECINSTR]
+    return not lost or (bool(sections) and not any(s.memory.common(meeting.pages).size for s in code))
 
 
 def _is_same(a: Load, b: Load) -> bool:
@@ -107,6 +125,8 @@ def _larger_pages(layout: Layout) -> Iterator[Finding]:
     for page in PAGE_SIZES:
         there = Layout(layout.image, page)
         if page <= layout.page or there.is_ready or not layout.loads:
+            continue
+        if there.is_congruent and all(is_overlaid(there, meeting) for meeting in there.collisions):
             continue
         why = _unreadiness(there)
         text = f"With {size_text(page)} pages it does not load as it should: {why}"

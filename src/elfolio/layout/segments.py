@@ -214,14 +214,17 @@ class Layout:
         return max((x.segment.align for x in self.loads if is_power_of_two(x.segment.align)), default=1)
 
     @property
-    def is_ready(self) -> bool:
-        """Whether pages of this size can map it as it is: addresses and offsets congruent (mmap's rule), no page wanted
-        by two segments, and p_align a multiple of the page (glibc 2.31 refuses a library otherwise; 2.36 does not)."""
-        return (
-            all(is_power_of_two(x.segment.align) and x.segment.align >= self.page for x in self.loads)
-            and self.congruence >= self.page
-            and not self.collisions
+    def is_congruent(self) -> bool:
+        """Whether each segment's address and offset are equal modulo the page (mmap's rule), and p_align is a multiple
+        of it (glibc 2.31 refuses a library otherwise; 2.36 does not)."""
+        return self.congruence >= self.page and all(
+            is_power_of_two(x.segment.align) and x.segment.align >= self.page for x in self.loads
         )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether pages of this size can map it as it is: congruent, and no page wanted by two segments."""
+        return self.is_congruent and not self.collisions
 
     @property
     def moves(self) -> bool:
