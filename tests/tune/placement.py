@@ -68,7 +68,7 @@ def _sections(before: Raw, after: Raw) -> Iterator[str]:
 def _section_place(before: Raw, after: Raw, old: Section, new: Section, label: str) -> Iterator[str]:
     if old.addralign > 1 and old.offset % old.addralign == 0 and new.offset % old.addralign:
         yield f"{label}: its offset {new.offset:#x} is no multiple of {old.addralign:#x}"
-    if new.filesz and new.offset + new.filesz > len(after.data) >= len(before.data):
+    if _is_beyond(new, after) and not _is_beyond(old, before):
         yield f"{label}: it goes on behind the file's end"
     if old.flags & SHF_ALLOC and old.filesz:
         holders = [s for s in before.loads if s.holds(old.offset, old.filesz) and _at(s, old)]
@@ -78,6 +78,10 @@ def _section_place(before: Raw, after: Raw, old: Section, new: Section, label: s
     # binutils and LLVM place a NOBITS section by its offset: it must not precede the bytes before it in its segment.
     if nobits and _in_order(before, old) and not _in_order(after, new):
         yield f"{label}: its offset {new.offset:#x} is not where its segment's bytes end"
+
+
+def _is_beyond(section: Section, raw: Raw) -> bool:
+    return bool(section.filesz) and section.offset + section.filesz > len(raw.data)
 
 
 def _at(segment: Segment, section: Section) -> bool:
