@@ -11,6 +11,7 @@ __thread int tls_data = 41;
 __thread char tls_bss[300];
 static char zeroes[100000];
 static const char text[] = "read-only";
+const char table[40000] = {1, 2, [39999] = 3};
 const char *const relro[] = {text, text + 5};
 extern void absent(void) __attribute__((weak));
 
@@ -52,6 +53,8 @@ int main(int argc, char **argv)
     atexit(leaving);
     for (unsigned i = 0; i < sizeof zeroes; i++)
         sum += zeroes[i];
+    for (unsigned i = 0; i < sizeof table; i++)
+        sum += table[i];
     for (unsigned i = 0; i < sizeof tls_bss; i++)
         sum += tls_bss[i];
     printf("counter %d tls %d zero %d indirect %d\n", counter, tls_data, sum, indirect());
