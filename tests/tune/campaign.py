@@ -15,9 +15,9 @@ from tests.tune.driver import Tuned, tune
 from tests.tune.tools import EDITORS
 from tests.tune.trial import Start, Verdict, judge
 
-TIERS: dict[str, tuple[str, ...]] = {"0": ("--tier", "0"), "1": ("--tier", "1")}
+TIERS: dict[str, tuple[str, ...]] = {"0": ("--tier", "0"), "1": ("--tier", "1"), "2": ("--merge",)}
 """The options for each tier."""
-MERGED: dict[str, int] = {}
+MERGED = {"2": 4096}
 """The page size for which a tier joins segments."""
 
 

@@ -11,7 +11,10 @@ __thread int tls_data = 41;
 __thread char tls_bss[300];
 static char zeroes[100000];
 static const char text[] = "read-only";
-const char table[40000] = {1, 2, [39999] = 3};
+#ifndef TABLE
+#define TABLE 40000
+#endif
+const char table[TABLE] = {1, 2, [TABLE - 1] = 3};
 const char *const relro[] = {text, text + 5};
 extern void absent(void) __attribute__((weak));
 

@@ -17,6 +17,8 @@ from tests.tune.raw import load, read
 from tests.tune.tools import complaints
 
 TIERS = ("0", "1")
+OLD_KERNELS = "before Linux 5.18"
+"""What moves together with its program headers does not start there: allowed where it is said."""
 ALIGN_BOMBS_OF_32_BITS = {"p_align of 1 TiB"}
 EVERYDAY: list[tuple[Bits, Order]] = [(64, "little"), (32, "big")]
 KINDS_MARKED = [
@@ -73,7 +75,8 @@ def _fits(shape: str, bits: Bits) -> bool:
 def _assert_harmless(found: Round, shape: str) -> None:
     one = found.first[shape]
     assert one.out is not None
-    assert check(load(one.path), load(one.out)) == []
+    said = [OLD_KERNELS] if one.row["notes"] else []
+    assert [line for line in check(load(one.path), load(one.out)) if not any(part in line for part in said)] == []
     if found.tier == "1":
         assert complaints(one.path, one.out) == []
     again = found.second[shape].out
