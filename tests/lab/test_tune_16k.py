@@ -106,16 +106,18 @@ def test_still_runs_where_it_did(programs: Programs) -> None:
 
 
 def test_explain_says_so(programs: Programs) -> None:
-    """`explain --page-size 16K` finds errors in each before, and none afterwards."""
+    """`explain --page-size 16K` finds that mmap refuses each before, and nothing that ends it afterwards: but for a page
+    that two segments share with the same bytes, which tune listed (explain does not know that none of it is text)."""
     for variant in MERGED:
-        assert _errors(programs.path("small", variant)), variant
-        assert not _errors(programs.path("tuned", variant)), variant
+        assert "incongruent" in _errors(programs.path("small", variant)), variant
+        shared = any(joint["joined"] == "rw-" for joint in programs.rows[variant]["joints"])
+        assert _errors(programs.path("tuned", variant)) <= ({"page-collision"} if shared else set()), variant
 
 
-def _errors(path: Path) -> list[str]:
+def _errors(path: Path) -> set[str]:
     done = elfolio("explain", "--page-size", "16K", "--policy", "linux-6.12", "--json", path)
     assert done.stdout, done.stderr
-    return [f["message"] for f in json.loads(done.stdout)["findings"] if f["severity"] == "error"]
+    return {f["id"] for f in json.loads(done.stdout)["findings"] if f["severity"] == "error"}
 
 
 def test_joined_permissions_are_listed(programs: Programs) -> None:
