@@ -191,7 +191,7 @@ def unnoticed_writes(folder: Path) -> int:
 def many(_: Path) -> dict[str, object]:
     """Statuses of many spawns, all that was fallen back on, and what they left: descriptors, children."""
     left: list[int] = []
-    for _ in range(2):  # what a process keeps from its first template on is there before the second
+    for _turn in range(2):  # what a process keeps from its first template on is there before the second
         before = len(os.listdir("/proc/self/fd"))
         with elfolio.SpawnTemplate("/bin/true") as template:
             statuses = sorted({template.spawn(["true"]).wait() for _ in range(SPAWNS)})
