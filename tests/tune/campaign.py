@@ -19,6 +19,7 @@ TIERS: dict[str, tuple[str, ...]] = {"0": ("--tier", "0"), "1": ("--tier", "1"),
 """The options for each tier."""
 MERGED = {"2": 4096}
 """The page size for which a tier joins segments."""
+_STRIDE = len(EDITORS) // 2
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Score:
     lacking: list[str] = field(default_factory=list)
     """Kinds that could not be made here, and why."""
     refused: int = 0
+    unchanged: int = 0
+    """Those to which there is nothing to do: no segments to join."""
 
 
 def campaign(
@@ -50,7 +53,7 @@ def campaign(
     *,
     every_editor: bool = False,
 ) -> Score:
-    """Tries them all. Each gets a third of the tools that edit files, in turn, unless `every_editor`."""
+    """Tries them all. Each gets two of the tools that edit files, in turn, unless `every_editor`."""
     score = Score(group, tier, len(paths))
     with tempfile.TemporaryDirectory(prefix="tuned-") as name:
         folder = Path(name)
@@ -78,6 +81,8 @@ def _count(score: Score, one: Tuned) -> None:
         score.refusals.update(said.keys())
         for reason, text in said.items():
             score.examples.setdefault(reason, f"{one.path}: {text}")
+    elif one.status == "copied":
+        score.unchanged += 1
     else:
         score.broken.append(f"{one.path}: {one.status}: {one.row['error']}")
     if one.status != "tuned" and one.out is not None and one.out.read_bytes() != one.path.read_bytes():
@@ -86,8 +91,8 @@ def _count(score: Score, one: Tuned) -> None:
 
 def _judged(index: int, one: Tuned, tier: str, start: Callable[[Path], Start | None], every_editor: bool) -> Verdict:
     assert one.out is not None
-    editors = EDITORS if every_editor else EDITORS[index % 3 :: 3]
-    rerun = [e.name for e in editors] if every_editor else [editors[index // 3 % len(editors)].name]
+    editors = EDITORS if every_editor else EDITORS[index % _STRIDE :: _STRIDE]
+    rerun = [e.name for e in editors] if every_editor else [editors[index // _STRIDE % len(editors)].name]
     try:
         verdict = judge(
             one.path, one.out, merged=MERGED.get(tier, 0), editors=editors, start=start(one.path), rerun=rerun
