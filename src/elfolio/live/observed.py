@@ -6,7 +6,7 @@ read one after the other: of a process that runs, numbers may differ by what it 
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from elfolio.live.vmas import ProcessMemory, VmaUse, read_memory
 
 __all__ = ["Memoryless", "Observed", "Picture", "Seen", "observe", "picture"]
 
+_MUCH = 1 << 30
+"""Bytes there from which on a second thread pays."""
 _BATCH = 1 << 16
 """Pages whose runs are held at once."""
 
@@ -65,13 +67,40 @@ def observe(pid: int, files: Files, proc: str | Path = "/proc") -> Observed:
     memory = read_memory(pid, proc)
     if not memory.uses and (now := standing(pid, proc)).memoryless:
         raise Memoryless(now)
-    huge: dict[int, int] = {use.vma.start: use.huge for use in memory.uses}
-    folios = read_folios(pid, [use.vma for use in memory.uses], proc, pmd=huge)
+    folios = _folios(pid, memory.uses, proc)
     seen = tuple(
         _seen(pid, use, found, files, switched_off=not memory.huge_pages)
         for use, found in zip(memory.uses, folios.vmas, strict=True)
     )
     return Observed(memory, seen, folios)
+
+
+def _folios(pid: int, uses: Sequence[VmaUse], proc: str | Path) -> ProcessFolios:
+    """Of gigabytes in two threads: the kernel's files take all of the time, and each thread one processor."""
+    huge: dict[int, int] = {use.vma.start: use.huge for use in uses}
+    vmas = [use.vma for use in uses]
+    middle = _middle([use.rss for use in uses])
+    if middle is None:
+        return read_folios(pid, vmas, proc, pmd=huge)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as second:
+        later = second.submit(read_folios, pid, vmas[middle:], proc, pmd=huge)
+        first = read_folios(pid, vmas[:middle], proc, pmd=huge)
+        rest = later.result()
+    return replace(first, vmas=first.vmas + rest.vmas, hidden=first.hidden or rest.hidden)
+
+
+def _middle(sizes: Sequence[int]) -> int | None:
+    """Where to cut so that both sides have about as much; None where that does not pay."""
+    whole, before = sum(sizes), 0
+    if whole < _MUCH:
+        return None
+    for at, size in enumerate(sizes):
+        if at and before + size / 2 >= whole / 2:
+            return at
+        before += size
+    return None
 
 
 def _seen(pid: int, use: VmaUse, found: VmaFolios, files: Files, *, switched_off: bool) -> Seen:

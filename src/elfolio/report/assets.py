@@ -9,12 +9,12 @@ __all__ = ["SCRIPT", "STYLE"]
 STYLE = """\
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #fff; --line: #d5dae0; --panel: #f5f7f9;
   --r: #4c86c6; --rx: #d9822b; --rw: #3f9b6b; --rwx: #c2416c; --none: #9aa3ad; --good: #1a7f4b; --warn: #96590a;
-  --bad: #b3261e; --accent: #2f6fb5; --o-page: #c2416c; --o-small: #d9822b; --o-middle: #d8b93a; --o-huge: #6fae8b;
-  --o-pmd: #1a7f4b; --o-unseen: #9a86c9; --o-zero: #c3d0dc; --o-swapped: #59636e; --o-absent: #eceff2; }
+  --bad: #b3261e; --accent: #2f6fb5; --o-page: #a8453f; --o-small: #d98a74; --o-middle: #e3c46c; --o-huge: #8fc9c4;
+  --o-pmd: #127a78; --o-unseen: #9a86c9; --o-zero: #c3d0dc; --o-swapped: #59636e; --o-absent: #eceff2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaef; --soft: #9ba6b2; --paper: #14181d; --line: #343c46;
   --panel: #1c2229; --r: #5b97d8; --rx: #e2954a; --rw: #52b380; --rwx: #dd6a92; --none: #67717d; --good: #5cc48d;
-  --warn: #e0a04a; --bad: #f2827b; --accent: #7db4ee; --o-page: #dd6a92; --o-small: #e2954a; --o-middle: #dcc35a;
-  --o-huge: #7fae96; --o-pmd: #5cc48d; --o-unseen: #8f7fc0; --o-zero: #4d5a67; --o-swapped: #9ba6b2;
+  --warn: #e0a04a; --bad: #f2827b; --accent: #7db4ee; --o-page: #c75f58; --o-small: #d99a86; --o-middle: #dcc37a;
+  --o-huge: #5f9a97; --o-pmd: #4fd0c9; --o-unseen: #8f7fc0; --o-zero: #4d5a67; --o-swapped: #9ba6b2;
   --o-absent: #232a32; } }
 @media print { :root { --ink: #000; --soft: #444; --paper: #fff; --line: #bbb; --panel: #fff; }
   th button::after { content: none !important; } .scroll { overflow: visible !important; }

@@ -1,6 +1,6 @@
 """report.observe_html: `elfolio observe` as a page to look at. In: its Report, pictures. Out: one HTML file's text."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -124,9 +124,13 @@ def _pictures(mappings: Sequence[rows.Mapping], pictures: "Sequence[Picture]", h
 
 def _key() -> Markup:
     permissions = (("--r", "r--"), ("--rx", "r-x"), ("--rw", "rw-"), ("--none", "---"))
-    entries = (*permissions, *((f"--o-{name}", words) for name, words in SHADES))
+    folios = [(f"--o-{name}", words) for name, words in SHADES]
+    return Markup(_entries("Mappings, above:", permissions) + _entries("Folios, below:", folios))
+
+
+def _entries(title: str, entries: Iterable[tuple[str, str]]) -> str:
     items = "".join(f'<li><i style="background: var({name})"></i>{escape(words)}</li>' for name, words in entries)
-    return Markup(f'<ul class="key">{items}</ul>\n')
+    return f'<ul class="key"><li>{title}</li>{items}</ul>\n'
 
 
 def _area(m: rows.Mapping, picture: "Picture", huge: int) -> Area:
