@@ -10,6 +10,7 @@ import hashlib
 import mmap
 import os
 import stat
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ from elfolio.layout.hugepages import Tier
 from elfolio.live.host import policy_here
 from elfolio.live.onlookers import onlooker
 from elfolio.live.opened import opened
-from elfolio.pagecache.probe import probe
 from elfolio.pagecache.store import RECORD, Store, Untuned, key_of
 from elfolio.pagecache.tuning import Differs, Subject, Wishes, examined, write
 from elfolio.pagecache.warm import Outcome, Warmed, warm
@@ -31,6 +31,9 @@ _MODE = 0o555
 _TRIES = 3
 _NAME_MOST = 200
 ALIGNED = "already aligned"
+POINTLESS = "no huge folios"
+_POINTLESS_FOR = 3600.0
+"""Seconds that this is believed: it is found by trial, and what was not free may be."""
 APPARMOR = ("/sys/module/apparmor/parameters/enabled", "/etc/apparmor.d")
 """Where it is said that profiles are attached to programs by their paths, and where these profiles usually are."""
 
@@ -64,19 +67,21 @@ def obtain(fd: int, key: tuple[int, ...]) -> Copy:
 
 
 def _obtain(store: Store, fd: int, key: tuple[int, ...]) -> Copy:
+    if os.fstatvfs(store.fd).f_flag & os.ST_NOEXEC:
+        raise Untuned("the copy is refused", f"{store.path} is on a file system mounted noexec")
     entry = hashlib.sha256(repr((_VERSION, os.uname().release, key)).encode()).hexdigest()[:32]
     try:
-        found = _use(store, entry)
+        found = _use(store, entry, key)
         for _ in range(_TRIES):
             if found is not None:
                 return found
             with store.locked():
-                found = _use(store, entry)
+                found = _use(store, entry, key)
                 if found is None:
                     store.discard(entry)  # one that was changed, or of which a part is gone
                     _make(store, entry, fd, key)
                     store.tidy(entry)
-                    found = _use(store, entry)
+                    found = _use(store, entry, key)
     except Untuned as untuned:
         if untuned.reason == ALIGNED:
             warm(f"/proc/self/fd/{fd}")
@@ -89,15 +94,15 @@ def _obtain(store: Store, fd: int, key: tuple[int, ...]) -> Copy:
 # --- one that is there -----------------------------------------------------------------------------------
 
 
-def _use(store: Store, entry: str) -> Copy | None:
+def _use(store: Store, entry: str, key: tuple[int, ...]) -> Copy | None:
     """The entry's copy, if it is the one that was made; raises Untuned where the entry says why there is none."""
     record = store.record(entry)
-    if record is None or not _libraries_stand(record):
+    if record is None or record.get("key") != list(key) or not _libraries_stand(record):
         return None
     store.used(entry)
-    if record.get("untuned"):
-        reason, detail = record["untuned"]
-        raise Untuned(reason, detail, lasts=True)
+    verdict = _verdict(record)
+    if verdict is not None:
+        raise verdict
     try:
         name = os.path.basename(record["name"])
         where = f"{entry}/{name}"
@@ -112,13 +117,22 @@ def _use(store: Store, entry: str) -> Copy | None:
             os.close(fd)
             return None
         warmed = warm(f"/proc/self/fd/{fd}")
-        return Copy(fd, f"{store.path}/{where}", key_of(status), record["won"], record["bits"], warmed)
-    except (OSError, KeyError, ElfError):
+        return Copy(fd, f"{store.path}/{where}", key_of(status), int(record["won"]), int(record["bits"]), warmed)
+    except (OSError, ElfError, KeyError, TypeError, ValueError):
         os.close(fd)
         return None
     except BaseException:
         os.close(fd)
         raise
+
+
+def _verdict(record: dict[str, Any]) -> Untuned | None:
+    try:
+        reason, detail = map(str, record.get("untuned") or ())
+        fresh = 0 <= time.time() - float(record["made"]) < _POINTLESS_FOR
+    except (KeyError, TypeError, ValueError):
+        return None
+    return Untuned(reason, detail, lasts=True) if fresh or reason != POINTLESS else None
 
 
 def _is_ours(status: os.stat_result) -> bool:
@@ -155,7 +169,13 @@ def _libraries_stand(record: dict[str, Any]) -> bool:
 
 def _make(store: Store, entry: str, fd: int, key: tuple[int, ...]) -> None:
     """Makes the entry; what forbids a copy for good becomes one too, so that it is not looked for again."""
-    record: dict[str, Any] = {"version": _VERSION, "path": _path_of(fd), "key": key, "libraries": []}
+    record: dict[str, Any] = {
+        "version": _VERSION,
+        "path": _path_of(fd),
+        "key": key,
+        "libraries": [],
+        "made": time.time(),
+    }
     with store.fresh() as (fresh, folder):
         try:
             _write(record, fd, key, folder)
@@ -163,6 +183,8 @@ def _make(store: Store, entry: str, fd: int, key: tuple[int, ...]) -> None:
             if not untuned.lasts:
                 raise
             record["untuned"] = [untuned.reason, untuned.detail]
+            if "name" in record:
+                os.unlink(f"{folder}/{record['name']}")
         store.keep(fresh, entry, record)
 
 
@@ -173,8 +195,6 @@ def _write(record: dict[str, Any], fd: int, key: tuple[int, ...], folder: str) -
     with examined(path, Wishes(block=policy.pmd_size, page=policy.page_size)) as subject:
         _check_plan(subject)
         _check_onlookers(record, path)
-        if policy.largest_folio < policy.pmd_size and (probe(folder, policy.pmd_size).largest or 0) < policy.pmd_size:
-            raise Untuned("no huge folios", policy.fs.name)
         name = os.path.basename(record["path"])
         record["name"] = name if name != RECORD and len(os.fsencode(name)) <= _NAME_MOST else "program"
         copy = f"{folder}/{record['name']}"
@@ -186,7 +206,7 @@ def _write(record: dict[str, Any], fd: int, key: tuple[int, ...], folder: str) -
         _check_labels(fd, file.fileno())
         warmed = warm(copy)
         if warmed.outcome is Outcome.REFUSED:
-            raise Untuned("no huge folios", warmed.why)
+            raise Untuned(POINTLESS, warmed.why, lasts=True)
         if key_of(os.fstat(fd)) != key:
             raise Untuned("changing")
         record["copy"], record["original"] = key_of(os.fstat(file.fileno())), _original(file.fileno())

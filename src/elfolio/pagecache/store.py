@@ -161,11 +161,13 @@ class Store:
                     self._let_go(name)
                 else:
                     left.append((os.stat(name, dir_fd=self.fd).st_mtime, self._bytes(name), name))
-        left.sort()
-        while left and (len(left) >= _MOST or sum(size for _, size, _ in left) > _MOST_BYTES):
+        count, total = len(left) + 1, sum(size for _, size, _ in left)
+        for _, size, name in sorted(left):
+            if count <= _MOST and total <= _MOST_BYTES:
+                return
             with suppress(OSError):
-                self._let_go(left[0][2])
-            left.pop(0)
+                if self._let_go(name):
+                    count, total = count - 1, total - size
 
     def _sweep(self, name: str) -> None:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
@@ -175,15 +177,16 @@ class Store:
         finally:
             os.close(fd)
 
-    def _let_go(self, name: str) -> None:
-        """Unless a template holds the copy: it would find it changed, and make another."""
+    def _let_go(self, name: str) -> bool:
+        """Removes an entry, unless a template holds the copy: it would find it changed, and make another."""
         with ExitStack() as stack:
             for file in self._files(name):
                 fd = os.open(f"{name}/{file}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
                 stack.callback(os.close, fd)
                 if not _lock(fd):
-                    return
+                    return False
             self.discard(name)
+        return True
 
     def _files(self, name: str) -> list[str]:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)

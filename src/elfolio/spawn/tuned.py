@@ -28,7 +28,6 @@ REASONS = {
     "a security label": Reason("The copy would not have the capabilities, signature or label of the original."),
     "a security profile": Reason("AppArmor confines it by its path; a copy would run unconfined."),
     "not for everybody": Reason("Not everybody may read and execute it, and of its rights the copy has only the mode."),
-    "static": Reason("Without a dynamic linker: the C library in it looks at /proc/self/exe."),
     "format": Reason("It is no ELF file that can be read whole.", "elfolio explain says where."),
     "no block to win": Reason("It has no whole huge page of text, or none that alignment would win."),
     "already aligned": Reason("Its text can be on huge pages as it is; its own page cache was filled."),
@@ -128,7 +127,7 @@ def tuned_copy(pinned: int) -> Tuned:
         of = _settled(pinned)
         copy = obtain(pinned, of)
     except Untuned as reason:
-        return untuned(reason.reason, reason.detail)
+        return untuned(reason.reason if reason.reason in REASONS else "changing", reason.detail)
     blocks = copy.warmed.has, copy.warmed.wanted
     return Tuned(copy.fd, copy.path, of, copy.key, copy.won, copy.random_bits_lost, blocks)
 
