@@ -67,8 +67,6 @@ def measure(fd: int, count: int, piece: int) -> None:
         f"{count} GiB mapped, written in pieces of {piece >> 10} KiB: {wall:.2f} s, {cpu:.2f} s of CPU (smaps "
         f"{smaps:.2f}, folios {folios:.2f}); the whole command {min(one[0] for one in runs):.2f} s"
     )
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-    print(f"  largest resident size of a child, the mapping one's file among it: {largest} MiB")
 
 
 def timed(work: "Callable[[], object]") -> tuple[float, float]:

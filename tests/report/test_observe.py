@@ -9,7 +9,7 @@ import pytest
 from elfolio.kernel.backing import Backing
 from elfolio.kernel.blocks import Obstacle
 from elfolio.kernel.folio import UNSEEN, Kind, Run, Sum
-from elfolio.kernel.losses import Loss
+from elfolio.kernel.losses import Loss, Piece
 from elfolio.kernel.neighbours import apart
 from elfolio.kernel.policy import policy
 from elfolio.kernel.space import OpenFile, Vma, VmFlags
@@ -21,7 +21,7 @@ from elfolio.report.observe import Process, Report, as_json, as_process, as_repo
 from elfolio.report.observe_files import FileRow, file_rows, joined_files, why
 from elfolio.report.observe_html import SHADES, as_html
 from elfolio.report.observe_text import as_table, as_text
-from elfolio.span import FileOffset, MappedAddress
+from elfolio.span import FileOffset, MappedAddress, Span
 from tests.cli.test_run_json import mismatches
 from tests.report.test_page import EVIL, outline
 
@@ -39,11 +39,12 @@ def mapped(start: int, size: int, flags: VmFlags, name: str = "", offset: int = 
     return Vma(MappedAddress(start), MappedAddress(start + size), flags, file, FileOffset(offset), name)
 
 
-def seen(vma: Vma, sums: tuple[Sum, ...], *losses: Loss, hidden: str = "", huge: int = 0) -> Seen:
+def seen(vma: Vma, sums: tuple[Sum, ...], *losses: Loss, hidden: str = "", huge: int = 0, elf: bool = True) -> Seen:
     """With the figures that smaps would have."""
     folios = VmaFolios(vma, P, sums)
     use = VmaUse(vma, folios.rss, folios.anonymous, folios.swapped, 0, folios.rss, 0, 0, huge)
-    facts = FileFacts(vma.name, 64 * M, NOW, hidden=hidden) if vma.file is not None else None
+    segments = (Piece(Span(0, M), 0, False, True),) if elf else ()
+    facts = FileFacts(vma.name, 64 * M, NOW, segments, hidden) if vma.file is not None else None
     return Seen(use, folios, facts, losses)
 
 
@@ -83,7 +84,7 @@ def report(*processes: Process, files: list[FileRow] | None = None) -> Report:
     problems = [{"pid": 5, "name": "x", "reason": "another user's process"}]
     return as_report(
         list(processes), rows, problems, {"zombies": 2},  # type: ignore[arg-type]
-        policy="linux-6.18", huge_page=PMD, time=3.5,
+        policy="linux-6.18", page=P, huge_page=PMD, time=3.5,
     )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def test_the_files() -> None:
     assert (row["path"], row["blocks"], row["mapped"], row["could"], row["now"]) == ("/usr/lib/big.so", 4, 1, 3, 2)
     assert (row["lacking"], row["barred"], row["lost"]) == ({"smaller": 1}, {"skewed": 1}, 3 * PMD)
     assert why(row) == (
-        "1 the folio is there, not mapped as one; 1 in smaller folios; "
+        "1 with the folio there, not mapped as one yet; 1 in smaller folios; "
         "1 not: the file has it at an offset that does not fit"
     )
     assert row["remedy"] == "elfolio warm /usr/lib/big.so"
@@ -140,6 +141,12 @@ def test_remedies(loss: Loss, path: str, remedy: str) -> None:
     """Each way of losing has its own."""
     (row,) = file_rows([seen(mapped(0x10000000, 6 * M, TEXT, path), (), loss)], PMD)
     assert row["remedy"] == remedy
+
+
+def test_what_is_no_elf_file_is_not_to_be_tuned() -> None:
+    """Whoever maps a data file at an odd address can map it elsewhere."""
+    rows = [seen(mapped(0x10000000, 6 * M, TEXT, "/b"), (), REMEDIES[0][0], elf=False)]
+    assert file_rows(rows, PMD)[0]["remedy"] == "in the program: map it at a multiple of 2 MiB"
 
 
 def test_the_same_file_in_two_processes() -> None:
@@ -199,7 +206,7 @@ def test_the_table() -> None:
 
 def test_nothing_is_shown_of_nothing() -> None:
     """No process, no file: no table of files, and no division by what is not there."""
-    empty = as_report([], [], [], {}, policy="p", huge_page=PMD, time=0.0)
+    empty = as_report([], [], [], {}, policy="p", page=P, huge_page=PMD, time=0.0)
     assert as_text(empty) == ""
     assert len(as_table(empty).splitlines()) == 1
     outline(as_html(empty, {}))
@@ -223,7 +230,7 @@ def test_the_page_has_every_shade_and_what_it_means() -> None:
     assert {"p-rx", "p-rw", "p-r"} <= styles
     words = " ".join(found.words)
     assert all(meaning in words for _, meaning in SHADES)
-    assert "1 the folio is there, not mapped as one" in words
+    assert "1 with the folio there, not mapped as one yet" in words
 
 
 @pytest.mark.parametrize("render", [lambda r: as_html(r, {41: pictures(RECORDED)}), as_text, as_table])

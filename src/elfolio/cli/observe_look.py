@@ -54,6 +54,7 @@ def look(args: argparse.Namespace) -> Looked:
         found.problems,
         dict(found.left_out),
         policy=policy.name,
+        page=policy.page_size,
         huge_page=policy.pmd_size,
         time=time.time(),
     )

@@ -5,20 +5,19 @@ The text, the table and the page are made from the object that --json prints.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from elfolio.kernel.folio import UNSEEN, Kind
 from elfolio.kernel.vmflags import VmFlags
 from elfolio.report.observe_files import BlockRow, FileRow, block_row, file_rows
+from elfolio.report.observe_folios import Folios, folios_of
 
 if TYPE_CHECKING:
     from elfolio.kernel.neighbours import Apart
-    from elfolio.live.folios import ProcessFolios, VmaFolios
     from elfolio.live.observed import Observed, Seen
     from elfolio.live.vmas import ProcessMemory
 
-__all__ = ["Folios", "Mapping", "OrderRow", "Problem", "Process", "Report", "as_json", "as_process", "as_report"]
+__all__ = ["Mapping", "Problem", "Process", "Report", "as_json", "as_process", "as_report"]
 
 
 class Unmerged(TypedDict):
@@ -30,36 +29,6 @@ class Unmerged(TypedDict):
     certain: bool
     differ: list[str]
     """Flags that one has and the other has not, as smaps names them."""
-
-
-class OrderRow(TypedDict):
-    """The folios of one order; -1: of an order that is hidden."""
-
-    order: int
-    folio: int | None
-    """Bytes of each."""
-    folios: int
-    bytes: int
-
-
-class Folios(TypedDict):
-    """What the page tables lead to. In bytes."""
-
-    file: int
-    shmem: int
-    """Of these, of tmpfs and shared memory."""
-    anonymous: int
-    zero: int
-    """The page of zeros, which smaps counts nowhere."""
-    swapped: int
-    shared: int | None
-    """Mapped more than once; None: hidden."""
-    pte: int
-    """By what they are mapped."""
-    contpte: int
-    """By PTEs that arm64 could hold as one."""
-    pmd: int
-    orders: list[OrderRow]
 
 
 class Mapping(TypedDict):
@@ -148,6 +117,7 @@ class Report(TypedDict):
     time: float
     """Seconds since 1970 when it was looked at."""
     policy: str
+    page: int
     huge_page: int
     processes: list[Process]
     files: list[FileRow]
@@ -164,6 +134,7 @@ def as_report(
     left_out: dict[str, int],
     *,
     policy: str,
+    page: int,
     huge_page: int,
     time: float,
 ) -> Report:
@@ -173,6 +144,7 @@ def as_report(
         version=1,
         time=time,
         policy=policy,
+        page=page,
         huge_page=huge_page,
         processes=processes,
         files=files,
@@ -204,7 +176,7 @@ def as_process(found: "Observed", apart: "Sequence[Apart]", huge_page: int, *, w
         page_tables=memory.page_tables,
         huge_pages=memory.huge_pages,
         ksm=_ksm(memory),
-        folios=_sum(found.folios),
+        folios=folios_of(found.folios.vmas, found.folios.page),
         lost=sum(row["lost"] for row in rows),
         how=list(found.folios.how),
         hidden=found.folios.hidden,
@@ -230,45 +202,6 @@ def _known(memory: "ProcessMemory", name: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _sum(found: "ProcessFolios") -> Folios:
-    return _folios(found.vmas, found.page)
-
-
-def _folios(vmas: "Iterable[VmaFolios]", page: int) -> Folios:
-    found = list(vmas)
-    by = Counter[str]()
-    for one in found:
-        by.update({str(how): size for how, size in one.mapped().items()})
-    return Folios(
-        file=sum(one.file for one in found),
-        shmem=sum(one.bytes(Kind.SHMEM, Kind.HUGETLB) for one in found),
-        anonymous=sum(one.anonymous for one in found),
-        zero=sum(one.zero for one in found),
-        swapped=sum(one.swapped for one in found),
-        shared=sum(one.shared for one in found),
-        pte=by["pte"],
-        contpte=by["contpte"],
-        pmd=by["pmd"],
-        orders=_orders(found, page),
-    )
-
-
-def _orders(found: "Sequence[VmaFolios]", page: int) -> list[OrderRow]:
-    sizes, counts = Counter[int](), Counter[int]()
-    for one in found:
-        sizes.update(one.orders())
-        counts.update(dict.fromkeys(one.orders(), 0))
-        for each in one.sums:
-            if not each.kind & (Kind.ZERO | Kind.SWAPPED):
-                counts[each.order] += each.folios
-    return [
-        OrderRow(
-            order=order, folio=None if order == UNSEEN else page << order, folios=counts[order], bytes=sizes[order]
-        )
-        for order in sorted(sizes)
-    ]
-
-
 def _mapping(seen: "Seen", below: "Apart | None") -> Mapping:
     use, vma = seen.use, seen.use.vma
     return Mapping(
@@ -288,7 +221,7 @@ def _mapping(seen: "Seen", below: "Apart | None") -> Mapping:
         ksm=use.ksm,
         mergeable=bool(vma.flags & VmFlags.MERGEABLE),
         below=None if below is None else _unmerged(below),
-        folios=_folios([seen.folios], seen.folios.page),
+        folios=folios_of([seen.folios], seen.folios.page),
         blocks=[block_row(one) for one in seen.losses],
         hidden=seen.file.hidden if seen.file is not None else "",
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from elfolio.kernel.advice import mend
 from elfolio.kernel.blocks import Obstacle
-from elfolio.report.columns import plain
+from elfolio.report.columns import plain, size
 from elfolio.report.explain_text import OBSTACLES
 from elfolio.report.folios import LACKING
 
@@ -41,6 +41,8 @@ class FileRow(TypedDict):
 
     path: str
     fs: str
+    elf: bool
+    """Whether it is an ELF file, and its headers are cached."""
     processes: int
     there: int
     """What page tables lead to, with the same page in two processes as two."""
@@ -86,6 +88,7 @@ def _row(seen: "Seen", loss: "Loss", fs: str) -> FileRow:
     return FileRow(
         path=seen.use.vma.name,
         fs=fs,
+        elf=bool(seen.file is not None and seen.file.pieces),
         processes=1,
         there=seen.folios.rss,
         blocks=loss.whole,
@@ -115,6 +118,7 @@ def _added(a: FileRow, b: FileRow, processes: int | None) -> FileRow:
     return FileRow(
         path=a["path"],
         fs=a["fs"],
+        elf=a["elf"] or b["elf"],
         processes=processes or a["processes"] + b["processes"],
         there=a["there"] + b["there"],
         blocks=a["blocks"] + b["blocks"],
@@ -139,10 +143,12 @@ def _remedy(row: FileRow, huge_page: int) -> str:
     if sum(barred.values()) <= row["could"] - row["mapped"]:
         return f"elfolio warm {path}" if row["lacking"] else "start its processes again: the folios are there now"
     worst = barred.most_common(1)[0][0]
-    return f"elfolio tune {path}" if worst in ("base", "skewed") else mend(Obstacle(worst), huge_page)
+    if worst not in ("base", "skewed"):
+        return mend(Obstacle(worst), huge_page)
+    return f"elfolio tune {path}" if row["elf"] else f"in the program: map it at a multiple of {size(huge_page)}"
 
 
-READY = "the folio is there, not mapped as one"
+READY = "with the folio there, not mapped as one yet"
 
 
 def why(row: "FileRow | BlockRow") -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from elfolio.kernel.folio import UNSEEN, Kind, Run
 from elfolio.report import observe as rows
@@ -25,15 +25,23 @@ _MOST_RAILS = 120
 """Objects that are drawn; the table has all."""
 
 
+class _Sizes(NamedTuple):
+    """In bytes."""
+
+    page: int
+    huge: int
+
+
 def as_html(report: rows.Report, pictures: "Mapping[int, Sequence[Picture]]") -> str:
     """The whole page."""
     parts: list[Markup] = []
     if report["processes"] and report["processes"][0]["mappings"] is None:
         parts += _table(report)
     parts += _files(report)
+    sizes = _Sizes(report["page"], report["huge_page"])
     for process in report["processes"]:
         if process["mappings"] is not None:
-            parts += _process(process, process["mappings"], pictures.get(process["pid"], ()), report["huge_page"])
+            parts += _process(process, process["mappings"], pictures.get(process["pid"], ()), sizes)
     names = " ".join(f"{one['pid']} {one['name']}" for one in report["processes"][:3])
     more = len(report["processes"]) - 3
     return page.render(f"observe {names}{f' and {more} more' if more > 0 else ''}", _lead(report), parts)
@@ -48,7 +56,7 @@ def _lead(report: rows.Report) -> str:
 
 
 def _process(
-    process: rows.Process, mappings: Sequence[rows.Mapping], pictures: "Sequence[Picture]", huge: int
+    process: rows.Process, mappings: Sequence[rows.Mapping], pictures: "Sequence[Picture]", sizes: _Sizes
 ) -> Iterator[Markup]:
     found = process["folios"]
     yield page.heading(f"Process {process['pid']} {process['name']}")
@@ -65,7 +73,7 @@ def _process(
             ("lost", size(process["lost"])),
         ]
     )
-    yield from _pictures(mappings, pictures, huge)
+    yield from _pictures(mappings, pictures, sizes)
     yield _orders(process)
     yield _mappings(mappings)
 
@@ -84,7 +92,7 @@ SHADES = (
 """A style's name, and its words."""
 
 
-def _shade(run: Run | None, huge: int) -> str:
+def _shade(run: Run | None, sizes: _Sizes) -> str:
     if run is None:
         return "absent"
     for bit, name in ((Kind.SWAPPED, "swapped"), (Kind.ZERO, "zero"), (Kind.PMD, "pmd")):
@@ -92,11 +100,13 @@ def _shade(run: Run | None, huge: int) -> str:
             return name
     if run.order == UNSEEN:
         return "unseen"
-    bytes_ = 4096 << run.order
-    return "huge" if bytes_ >= huge else "middle" if bytes_ >= 65536 else "small" if run.order else "page"
+    folio = sizes.page << run.order
+    if run.order == 0:
+        return "page"
+    return "huge" if folio >= sizes.huge else "middle" if folio >= 65536 else "small"
 
 
-def _pictures(mappings: Sequence[rows.Mapping], pictures: "Sequence[Picture]", huge: int) -> Iterator[Markup]:
+def _pictures(mappings: Sequence[rows.Mapping], pictures: "Sequence[Picture]", sizes: _Sizes) -> Iterator[Markup]:
     """A rail for each object: neighbours of one name, with the gaps between them."""
     if not pictures:
         return
@@ -111,7 +121,7 @@ def _pictures(mappings: Sequence[rows.Mapping], pictures: "Sequence[Picture]", h
     for group in (one for one in groups if id(one) in kept):
         whole = sum(m["end"] - m["start"] for m, _ in group)
         name = group[0][0]["name"] or "anonymous"
-        rail = Rail(f"{group[0][0]['start']:x}  {name}, {size(whole)}", tuple(_area(m, p, huge) for m, p in group))
+        rail = Rail(f"{group[0][0]['start']:x}  {name}, {size(whole)}", tuple(_area(m, p, sizes) for m, p in group))
         rails.append(
             draw_alone(rail, max(0.12, (whole / widest) ** 0.5), f"{name}: {len(group)} mappings and their folios")
         )
@@ -133,7 +143,7 @@ def _entries(title: str, entries: Iterable[tuple[str, str]]) -> str:
     return f'<ul class="key"><li>{title}</li>{items}</ul>\n'
 
 
-def _area(m: rows.Mapping, picture: "Picture", huge: int) -> Area:
+def _area(m: rows.Mapping, picture: "Picture", sizes: _Sizes) -> Area:
     whole = Span(m["start"], m["end"])
     note = f"{m['start']:x}-{m['end']:x} {m['perms']} {m['name']}: {size(whole.size)}, {size(m['rss'])} there"
     orders = by_order(m["folios"])
@@ -141,14 +151,14 @@ def _area(m: rows.Mapping, picture: "Picture", huge: int) -> Area:
     note += "".join(
         f"; blocks of {size(one['block'])}: {why(one)}" for one in m["blocks"] if not one["copied"] and why(one)
     )
-    return Area(whole, kind(m["perms"]), f"{m['perms']} {size(whole.size)}", note, tuple(_bands(m, picture, huge)))
+    return Area(whole, kind(m["perms"]), f"{m['perms']} {size(whole.size)}", note, tuple(_bands(m, picture, sizes)))
 
 
-def _bands(m: rows.Mapping, picture: "Picture", huge: int) -> Iterator[tuple[Span, str, str]]:
+def _bands(m: rows.Mapping, picture: "Picture", sizes: _Sizes) -> Iterator[tuple[Span, str, str]]:
     """Neighbouring cells of one shade as one."""
     words = dict(SHADES)
     at = m["start"]
-    for shade, group in groupby(picture.runs, key=lambda run: _shade(run, huge)):
+    for shade, group in groupby(picture.runs, key=lambda run: _shade(run, sizes)):
         end = min(m["end"], at + sum(1 for _ in group) * picture.cell)
         yield Span(at, end), f"o-{shade}", f"{at:x}, {size(end - at)}: {words[shade]}"
         at = end
@@ -193,21 +203,21 @@ def _files(report: rows.Report) -> Iterator[Markup]:
     if not report["files"]:
         return
     yield page.heading(f"Whole blocks of {size(report['huge_page'])} of files")
-    names = ("lost", "blocks", "mapped", "could", "folio there", "processes", "file", "what keeps them", "remedy")
+    names = ("file", "lost", "blocks", "mapped", "could", "folio there", "processes", "what keeps them", "remedy")
     yield page.table(f"Under {report['policy']}, the most lost first", names, [_file(one) for one in report["files"]])
 
 
 def _file(one: FileRow) -> tuple[Cell, ...]:
     return (
+        Cell(one["path"], mark="prose"),
         Cell(size(one["lost"]), one["lost"], mark="warn" if one["lost"] else "good"),
         Cell(str(one["blocks"]), one["blocks"]),
         Cell(str(one["mapped"]), one["mapped"]),
         Cell(str(one["could"]), one["could"]),
         Cell(str(one["now"]), one["now"]),
         Cell(str(one["processes"]), one["processes"]),
-        Cell(one["path"]),
-        Cell(why(one)),
-        Cell(one["remedy"]),
+        Cell(why(one), mark="prose"),
+        Cell(one["remedy"], mark="prose"),
     )
 
 

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
-from elfolio.report.observe import Folios, Mapping, Process, Report
+from elfolio.report.observe import Mapping, Process, Report
 from elfolio.report.observe_files import FileRow, why
+from elfolio.report.observe_folios import Folios
 
 __all__ = ["as_table", "as_text", "behind", "by_order", "summary"]
 
