@@ -20,6 +20,10 @@ from elfolio.report.observe_files import FileRow, file_rows, joined_files
 
 __all__ = ["Looked", "look"]
 
+_REFUSED = (
+    "another user's process: ask as its owner, or as root",
+    "refused to root too: it takes CAP_SYS_PTRACE, and the security module's consent",
+)
 _CELLS = 256
 """Of a mapping's picture, at most."""
 
@@ -94,8 +98,7 @@ def _one(pid: int, policy: Policy, files: Files, found: _Found, args: argparse.N
             found.left_out["kernel threads" if error.who.kernel else "zombies"] += 1
         return
     except PermissionError:
-        reason = "another user's process: ask as its owner, or as root"
-        found.problems.append(Problem(pid=pid, name=_name(pid), reason=reason))
+        found.problems.append(Problem(pid=pid, name=_name(pid), reason=_REFUSED[os.geteuid() == 0]))
         return
     except (MapsError, OSError) as error:
         reason = str(error) if isinstance(error, MapsError) else f"{error.filename or '/proc'}: {error.strerror}"

@@ -55,6 +55,7 @@ th, td { text-align: left; padding: 0.28rem 0.7rem 0.28rem 0; border-bottom: 1px
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.mono { white-space: nowrap; }
 td.prose { min-width: 13rem; overflow-wrap: anywhere; }
+thead th { white-space: nowrap; }
 th[scope=row] { font-weight: inherit; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }

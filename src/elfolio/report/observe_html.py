@@ -42,9 +42,13 @@ def as_html(report: rows.Report, pictures: "Mapping[int, Sequence[Picture]]") ->
     for process in report["processes"]:
         if process["mappings"] is not None:
             parts += _process(process, process["mappings"], pictures.get(process["pid"], ()), sizes)
-    names = " ".join(f"{one['pid']} {one['name']}" for one in report["processes"][:3])
-    more = len(report["processes"]) - 3
-    return page.render(f"observe {names}{f' and {more} more' if more > 0 else ''}", _lead(report), parts)
+    return page.render(f"observe {_title(report)}", _lead(report), parts)
+
+
+def _title(report: rows.Report) -> str:
+    if len(report["processes"]) > 3:
+        return f"{len(report['processes'])} processes"
+    return ", ".join(f"{one['pid']} {one['name']}" for one in report["processes"])
 
 
 def _lead(report: rows.Report) -> str:
@@ -238,4 +242,5 @@ def _table(report: rows.Report) -> Iterator[Markup]:
         )
         for one in report["processes"]
     ]
-    yield page.table("Processes", names, found)
+    yield page.heading("Processes")
+    yield page.table("Those with memory, by number", names, found)
