@@ -18,7 +18,8 @@ from tests.tune.driver import elfolio, tune
 from tests.tune.raw import ET_EXEC, load
 
 AT_PHDR, AT_BASE, AT_ENTRY = 3, 7, 9
-STARTED = ("pie", "exec", "static", "static-pie", "lld-14", "lld-14-exec", "mold", "gold", "noseparate-code", "bulk")
+STARTED = ("pie", "exec", "static-pie", "lld-14")
+SLOWLY = ("static", "lld-14-exec", "mold", "gold", "noseparate-code", "bulk", "bulk-lld-19", "musl", "clang")
 SAMPLE_EVERY = 4000
 SPIN = """
 #include <stdio.h>
@@ -43,7 +44,7 @@ def _tuned(path: Path, folder: Path, tier: str = "1") -> Path:
     return one.out
 
 
-@pytest.mark.parametrize("name", STARTED)
+@pytest.mark.parametrize("name", [*STARTED, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWLY)])
 def test_execs_as_explain_predicts(name: str, tmp_path: Path) -> None:
     """Every mapping at the first instruction and after linking, and AT_PHDR and AT_ENTRY, are where they were to be."""
     path = _made(name, tmp_path)
