@@ -10,9 +10,10 @@ from itertools import pairwise
 
 from tests.tune.memory import Memory, memory, promised
 from tests.tune.placement import check_placement
-from tests.tune.raw import PF_W, PF_X, PT_LOAD, Raw, Segment
+from tests.tune.raw import PF_R, PF_W, PF_X, PT_LOAD, Raw, Segment
 
 PAGES = (4096, 16384, 65536)
+_PERMISSIONS = PF_R | PF_W | PF_X
 _ONLY_SMALL = {3, 22, 62, 243}
 """Machines whose base pages have 4 KiB and nothing else: i386, s390, x86-64, RISC-V."""
 _MOVABLE = {"phoff", "shoff", "shnum", "shstrndx"}
@@ -25,8 +26,8 @@ def check(before: Raw, after: Raw, merged: int = 0) -> list[str]:
         *_header(before, after, merged),
         *(_joined(before, after) if merged else _unjoined(before, after)),
         *(line for page in sorted({*pages_of(before), merged} - {0}) for line in _memory(before, after, page, merged)),
-        *_order(before, after),
-        *check_placement(before, after),
+        *_order(before, after, merged),
+        *check_placement(before, after, merged),
     ]
 
 
@@ -78,7 +79,7 @@ def _joined(before: Raw, after: Raw) -> Iterator[str]:
         if len(owners) != 1 and old.memsz:
             yield f"{old}: {len(owners)} segments hold it"
         for owner in owners:
-            if old.flags & ~owner.flags:
+            if old.memsz and old.flags & _PERMISSIONS & ~owner.flags:
                 yield f"{old}: permissions {old.flags} became {owner.flags}"
     if not any(s.flags & PF_W and s.flags & PF_X for s in before.loads):
         yield from (f"{s}: writable and executable" for s in after.loads if s.flags & PF_W and s.flags & PF_X)
@@ -108,7 +109,7 @@ def _broken(before: Raw, found: Memory, after: Raw) -> Iterator[str]:
             wanted = _with_tables(before.data[at : at + size], there, at, before, after) if from_file else bytes(size)
             if there != wanted:
                 yield f"{segment}: {_first_difference(there, wanted, start)}"
-            if any(segment.flags & ~flags for flags in found.flags(start, size)):
+            if any(segment.flags & _PERMISSIONS & ~flags for flags in found.flags(start, size)):
                 yield f"{segment}: some of it lost permissions"
 
 
@@ -139,7 +140,7 @@ def _shape(found: Memory) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _order(before: Raw, after: Raw) -> Iterator[str]:
+def _order(before: Raw, after: Raw, merged: int) -> Iterator[str]:
     """Mapped segments ascend, in memory and in the file, and share neither bytes nor pages they did not share."""
     for name in ("vaddr", "offset"):
         if _ascends(before, name) and not _ascends(after, name):
@@ -148,9 +149,11 @@ def _order(before: Raw, after: Raw) -> Iterator[str]:
         if len(before.loads) == len(after.loads) and _collisions(after.loads, page) > _collisions(before.loads, page):
             yield f"segments came to share memory under pages of {page:#x}"
     shared = sum(a.file_end > b.offset for a, b in _neighbours(before.loads))
-    if sum(a.file_end > b.offset for a, b in _neighbours(after.loads)) > shared:
+    if not merged and sum(a.file_end > b.offset for a, b in _neighbours(after.loads)) > shared:
         yield "segments came to share bytes of the file"
-    for old, new in zip(before.loads, after.loads, strict=False):
+    by_address = {s.vaddr: s for s in before.loads}
+    for new in after.loads:
+        old = by_address.get(new.vaddr, new)
         if new.align & (new.align - 1):
             yield f"{new}: p_align {new.align:#x} is no power of two"
         elif _is_congruent(old) and not _is_congruent(new):

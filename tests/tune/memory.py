@@ -73,7 +73,7 @@ def memory(raw: Raw, page: int) -> Memory:
         if segment.filesz and (segment.offset - segment.vaddr) % page:
             faults.append(f"{segment}: its offset is not its address modulo {page:#x}: it cannot be mapped")
             continue
-        if segment.file_end > len(raw.data):
+        if segment.filesz and segment.file_end > len(raw.data):
             faults.append(f"{segment}: it goes on behind the file's end")
         for piece in _mapped(segment, page):
             pieces = [part for old in pieces for part in old.cut(piece.start, piece.end)]
