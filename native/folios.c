@@ -118,18 +118,39 @@ static int begins_block(const struct folios *f, size_t n, size_t i)
     return 1;
 }
 
+/* kpageflags of any frame; 0 where there is none. */
+static uint64_t flags_of(const struct folios *f, uint64_t frame)
+{
+    uint64_t word = 0;
+    if (!f->dense)
+        return frame_word(f->flags, frame);
+    frame_cached(f->cache, f->flags, frame, &word);
+    return word;
+}
+
 /* Whether the folio that begins at `head` is as large as a PMD maps. */
 static int is_huge(const struct folios *f, uint64_t head)
 {
     for (uint64_t at = 1; at < f->pmd; at *= 2)
-        if (!(frame_word(f->flags, head + at) & KPF_TAIL))
+        if (!(flags_of(f, head + at) & KPF_TAIL))
             return 0;
     return 1;
+}
+
+static int read_cached(struct folios *f, size_t n)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < n; i++)
+        if (f->wanted[i])
+            err = frame_cached(f->cache, f->flags, f->entry[i] & PM_FRAME, f->flag + i);
+    return err;
 }
 
 /* All flags but those of huge folios' tails: a tenth of a microsecond each. */
 static int read_flags(struct folios *f, size_t n)
 {
+    size_t wanted = 0;
+    f->dense = 0;
     for (size_t i = 0; i < n; i++) {
         f->wanted[i] = has_frame(f->entry[i]);
         f->flag[i] = 0;
@@ -142,8 +163,10 @@ static int read_flags(struct folios *f, size_t n)
         } else {
             i++;
         }
+        wanted++;
     }
-    return frames_read(f->frames, f->flags, f->entry, f->wanted, n, f->flag);
+    f->dense = f->cache && wanted > n / 8;
+    return f->dense ? read_cached(f, n) : frames_read(f->frames, f->flags, f->entry, f->wanted, n, f->flag);
 }
 
 /* How often those pages are mapped that are mapped more than once. */
@@ -167,7 +190,7 @@ static uint64_t flags_near(const struct folios *f, size_t n, size_t i, uint64_t 
     uint64_t at = i + (frame - (f->entry[i] & PM_FRAME)); /* wraps for what lies in front of the batch */
     if (at < n && f->flag[at] && has_frame(f->entry[at]) && (f->entry[at] & PM_FRAME) == frame)
         return f->flag[at];
-    return frame_word(f->flags, frame);
+    return flags_of(f, frame);
 }
 
 /* The folio of page i. Folios are aligned to their size in memory: only so many frames can be its head, and so many

@@ -46,11 +46,14 @@ struct folio_sum {
 #define FOLIO_BATCH 65536 /* pages that are looked at in one go: it bounds the memory: 3 MiB */
 #define FOLIO_SUMS 2048   /* slots; kinds and orders that occur together are some dozens */
 
-struct frames; /* folio_frames.c */
+struct frames;      /* folio_frames.c */
+struct frame_cache; /* folio_cache.c */
 
 struct folios {
     int pagemap;
     int flags, counts; /* kpageflags and kpagecount; -1 where they may not be read */
+    struct frame_cache *cache; /* the caller's, of kpageflags; or NULL */
+    int dense;         /* so many frames of this batch are asked for that the cache pays */
     uint64_t page;     /* bytes */
     unsigned pmd;      /* pages that a PMD maps */
     unsigned cont;     /* pages of a contiguous run of PTEs; 0: the machine has none */
@@ -117,6 +120,12 @@ void frames_free(struct frames *frames);
 int frames_read(struct frames *frames, int fd, const uint64_t *entry, const uint8_t *wanted, size_t n, uint64_t *out);
 /* The word of one frame; 0 where there is none. */
 uint64_t frame_word(int fd, uint64_t frame);
+
+/* NULL: no memory, or more frames than it is for. */
+struct frame_cache *frame_cache_new(void);
+void frame_cache_free(struct frame_cache *cache);
+/* The lower half of a frame's word in kpageflags, which may be as old as the cache. 0 or an errno. */
+int frame_cached(struct frame_cache *cache, int fd, uint64_t frame, uint64_t *word);
 
 int folio_log2(uint64_t power);
 

@@ -75,8 +75,10 @@ static PyMethodDef methods[] = {
     {"mincore_truthful", py_mincore_truthful, METH_VARARGS,
      "mincore_truthful(fd, size) -> bool: whether mincore says what is cached of the file."},
     {"file_system", py_file_system, METH_O, "file_system(fd) -> int: statfs's f_type."},
+    {"frame_cache", py_frame_cache, METH_NOARGS, "frame_cache() -> words of kpageflags for page_folios, or None."},
     {"page_folios", py_page_folios, METH_VARARGS,
-     "page_folios(pagemap, kpageflags, kpagecount, pmd, cont, first, pages, summing) -> (packed, has_scan, hidden)."},
+     "page_folios(pagemap, kpageflags, kpagecount, pmd, cont, first, pages, summing, cache) -> (packed, has_scan, "
+     "hidden)."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -40,6 +40,7 @@ PyObject *py_file_folios(PyObject *self, PyObject *args);
 PyObject *py_cache_stat(PyObject *self, PyObject *args);
 PyObject *py_mincore_truthful(PyObject *self, PyObject *args);
 PyObject *py_file_system(PyObject *self, PyObject *arg);
+PyObject *py_frame_cache(PyObject *self, PyObject *none);
 PyObject *py_page_folios(PyObject *self, PyObject *args);
 /* Sets OSError (or its subclass) and returns NULL. */
 PyObject *raise_errno(int err);

@@ -47,19 +47,44 @@ PyObject *py_file_folios(PyObject *self, PyObject *args)
     return out;
 }
 
+#define CACHE "elfolio.frame_cache"
+
+static void cache_end(PyObject *capsule)
+{
+    frame_cache_free(PyCapsule_GetPointer(capsule, CACHE));
+}
+
+PyObject *py_frame_cache(PyObject *self, PyObject *none)
+{
+    struct frame_cache *cache = frame_cache_new();
+    (void)self, (void)none;
+    if (!cache)
+        Py_RETURN_NONE;
+    PyObject *capsule = PyCapsule_New(cache, CACHE, cache_end);
+    if (!capsule)
+        frame_cache_free(cache);
+    return capsule;
+}
+
 PyObject *py_page_folios(PyObject *self, PyObject *args)
 {
     int pagemap, flags, counts, summing;
+    PyObject *kept;
     unsigned pmd, cont;
     unsigned long long first, pages;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiiIIKKp", &pagemap, &flags, &counts, &pmd, &cont, &first, &pages, &summing))
+    if (!PyArg_ParseTuple(args, "iiiIIKKpO", &pagemap, &flags, &counts, &pmd, &cont, &first, &pages, &summing, &kept))
         return NULL;
     struct folios f;
+    struct frame_cache *cache = kept == Py_None ? NULL : PyCapsule_GetPointer(kept, CACHE);
+    if (!cache && PyErr_Occurred())
+        return NULL;
     int err = pmd ? 0 : EINVAL;
     Py_BEGIN_ALLOW_THREADS
     if (!err)
         err = folios_begin(&f, pagemap, flags, counts, pmd, cont, summing);
+    if (!err)
+        f.cache = cache;
     if (!err && (err = folios_pages(&f, first, pages)))
         folios_end(&f);
     Py_END_ALLOW_THREADS

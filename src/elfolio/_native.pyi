@@ -153,8 +153,18 @@ def file_folios(
 def cache_stat(fd: int, start: int, length: int, /) -> tuple[int, int, int, int, int]: ...
 def mincore_truthful(fd: int, size: int, /) -> bool: ...
 def file_system(fd: int, /) -> int: ...
+def frame_cache() -> object: ...
 def page_folios(
-    pagemap: int, kpageflags: int, kpagecount: int, pmd: int, cont: int, first: int, pages: int, summing: bool, /
+    pagemap: int,
+    kpageflags: int,
+    kpagecount: int,
+    pmd: int,
+    cont: int,
+    first: int,
+    pages: int,
+    summing: bool,
+    cache: object,
+    /,
 ) -> tuple[bytes, int, int]: ...
 
 OP_CLOSE: int

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from elfolio import _native
 from elfolio.kernel.folio import UNSEEN, Kind
-from elfolio.live.folios import Mapped, VmaFolios, read_folios, runs_of
+from elfolio.live.folios import Mapped, VmaFolios, frames_for, read_folios, runs_of
 from tests.live import slow_folios
 from tests.live.sorts import PAGE, M, Process, process_of_all_sorts
 
@@ -114,6 +115,21 @@ def test_sums_are_the_runs_added_up(process: Process) -> None:
             counts[0] += run.pages
             counts[1] += run.folios
         assert runs == {(s.order, s.kind): [s.pages, s.folios] for s in one.sums}
+
+
+@pytest.mark.root
+def test_words_that_are_kept_tell_the_same(process: Process) -> None:
+    """A process with much memory is looked at through words that are read once and kept: no sum differs by it. One with
+    little is not."""
+    frames = _native.frame_cache()
+    if frames is None:
+        pytest.skip("this machine has more memory than the words of its frames are kept for (56 GiB)")
+    assert frames_for(process.pid) is None
+    own = set(process.made.values())
+    plain, kept = (read_folios(process.pid, frames=given).vmas for given in (None, frames))
+    equal = [(a.sums, b.sums) for a, b in zip(plain, kept, strict=True) if a.vma.start in own]
+    assert len(equal) == len(own)
+    assert [set(a) for a, _ in equal] == [set(b) for _, b in equal]
 
 
 @pytest.mark.root

@@ -24,7 +24,7 @@ from elfolio.kernel.vmflags import VmFlags
 from elfolio.layout.hugepages import BLOCKS
 from elfolio.live.maps import read_smaps
 
-__all__ = ["Mapped", "ProcessFolios", "VmaFolios", "read_folios", "runs_of"]
+__all__ = ["Mapped", "ProcessFolios", "VmaFolios", "frames_for", "read_folios", "runs_of"]
 
 _NONE = Kind(0)
 
@@ -131,18 +131,20 @@ def read_folios(
     cont: int | None = None,
     pmd: Mapping[int, int] | None = None,
     progress: Callable[[int, int], object] | None = None,
+    frames: object = None,
 ) -> ProcessFolios:
     """The folios behind `vmas`, or all of the process's, with flags as smaps shows them.
 
     `pss` asks kpagecount how often each shared page is mapped, which takes as long as all the rest; smaps tells it too.
     `cont`: pages that contiguous PTEs map, 0 for none, instead of this machine's. `pmd`: bytes that smaps says PMDs
     map, by a mapping's start, for kernels whose pagemap does not tell. `progress` is called with the mappings done, and
-    all. Raises ProcessLookupError for one that is gone, PermissionError for somebody else's.
+    all. `frames`: what frames_for gave, for threads that share it. Raises ProcessLookupError for one that is gone,
+    PermissionError for somebody else's.
     """
     found = tuple(read_smaps(pid, proc)) if vmas is None else tuple(vmas)
     out = []
     with ExitStack() as stack:
-        reader = _Reader(stack, pid, Path(proc), cont, pss=pss)
+        reader = _Reader(stack, pid, Path(proc), cont, pss=pss, frames=frames or frames_for(pid, proc))
         for at, vma in enumerate(found):
             sums = tuple(unpack_sums(reader.read(vma, summing=True)))
             told = None if reader.has_scan or pmd is None else pmd.get(vma.start, 0)
@@ -150,6 +152,16 @@ def read_folios(
             if progress is not None:
                 progress(at + 1, len(found))
         return ProcessFolios(pid, mmap.PAGESIZE, tuple(out), tuple(reader.how()), reader.hidden())
+
+
+def frames_for(pid: int, proc: str | Path = "/proc") -> object:
+    """Room for the words of all frames (64 MiB at most), where the process has so much of the memory that nearly all
+    are asked for: each is read once then, which small folios in no order gain by. Else None."""
+    try:
+        resident = int((Path(proc) / str(pid) / "statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return _native.frame_cache() if resident > os.sysconf("SC_PHYS_PAGES") // 8 else None
 
 
 def runs_of(pid: int, vma: Vma, proc: str | Path = "/proc", *, cont: int | None = None) -> tuple[Run, ...]:
@@ -162,7 +174,9 @@ def runs_of(pid: int, vma: Vma, proc: str | Path = "/proc", *, cont: int | None 
 class _Reader:
     """The kernel's files, open; what they turned out to tell."""
 
-    def __init__(self, stack: ExitStack, pid: int, proc: Path, cont: int | None, *, pss: bool = False) -> None:
+    def __init__(self, stack: ExitStack, pid: int, proc: Path, cont: int | None, *, pss: bool = False,
+                 frames: object = None) -> None:  # fmt: skip
+        self._frames = frames
         self.has_scan, self._hidden = True, False
         self._cont = contpte_pages(os.uname().machine, mmap.PAGESIZE) if cont is None else cont
         self._pagemap = _gone(stack, proc / str(pid) / "pagemap")
@@ -177,7 +191,7 @@ class _Reader:
         page = mmap.PAGESIZE
         packed, has_scan, hidden = _native.page_folios(
             self._pagemap, self._flags, self._counts, BLOCKS[page][1] // page, self._cont,
-            vma.start // page, vma.size // page, summing,
+            vma.start // page, vma.size // page, summing, self._frames,
         )  # fmt: skip
         self.has_scan = self.has_scan and bool(has_scan)
         self._hidden = self._hidden or bool(hidden)

@@ -18,7 +18,7 @@ from elfolio.kernel.folio import UNSEEN, Kind, Run
 from elfolio.kernel.losses import Loss, candidates, fates, loss, piece_of
 from elfolio.kernel.space import Vma, VmFlags
 from elfolio.live.backed import FileFacts, Files
-from elfolio.live.folios import Mapped, ProcessFolios, VmaFolios, read_folios, runs_of
+from elfolio.live.folios import Mapped, ProcessFolios, VmaFolios, frames_for, read_folios, runs_of
 from elfolio.live.processes import Standing, standing
 from elfolio.live.vmas import ProcessMemory, VmaUse, read_memory
 
@@ -84,9 +84,10 @@ def _folios(pid: int, uses: Sequence[VmaUse], proc: str | Path) -> ProcessFolios
         return read_folios(pid, vmas, proc, pmd=huge)
     from concurrent.futures import ThreadPoolExecutor
 
+    frames = frames_for(pid, proc)
     with ThreadPoolExecutor(1) as second:
-        later = second.submit(read_folios, pid, vmas[middle:], proc, pmd=huge)
-        first = read_folios(pid, vmas[:middle], proc, pmd=huge)
+        later = second.submit(read_folios, pid, vmas[middle:], proc, pmd=huge, frames=frames)
+        first = read_folios(pid, vmas[:middle], proc, pmd=huge, frames=frames)
         rest = later.result()
     return replace(first, vmas=first.vmas + rest.vmas, hidden=first.hidden or rest.hidden)
 
