@@ -311,3 +311,16 @@ EITHER: dict[str, Shape] = {
     "names beyond the table": _with(lambda elf: elf.header.update(e_shstrndx=77)),
 }
 """Nobody makes them. Refused, or rewritten without harm."""
+WRONG: dict[str, tuple[Shape, str, tuple[str, ...]]] = {
+    "the same bytes in two segments, joined": (
+        _segment(2, offset=0x1000),
+        "joined, text is zeros",
+        ("--merge",),
+    ),
+    "a section without bytes at an offset near 2^64": (
+        _with(lambda elf: elf.sections.__setitem__(8, replace(elf.sections[8], offset=(1 << elf.bits) - 0x1000))),
+        "an OverflowError where it is written",
+        ("--tier", "1"),
+    ),
+}
+"""What elfolio tune gets wrong as yet: the shape, what happens, and the options."""

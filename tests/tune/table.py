@@ -22,14 +22,18 @@ DLOPEN = Path(__file__).with_name("dlopen.c")
 HEAD = """\
 # tune: what it was tried on
 
-Made by `python -m tests.tune.table --write docs/tune-corpus.md`, as root; the same code is a slow test. On {system}.
+Made by `python -m tests.tune.table --write docs/tune-corpus.md`, as root; the same code is a slow test. On
+{system}.
 
 Every file is tuned whether or not it gains (`--force`), at each tier by itself. *Accepted*: a new file was written,
 and all of this held of it: memory byte for byte and the same permissions under every page size of its machine; no
 address changed; headers, sections and the rest of the file consistent; readelf and eu-elflint find nothing that they
 did not find before, and readelf prints the same but for offsets; strip, strip -d, objcopy, eu-strip, llvm-strip,
 llvm-objcopy and patchelf do no harm to it that they do not do to the original, and it runs after them; the same output
-and exit status, in a sandbox; a second time changes X
+and exit status, in a sandbox; a second time changes nothing; `--undo` gives back the same bytes. *Run*: starts that
+were compared with the original's. Tier 2 is `--merge` with pages of 4 KiB: it joins neighbours where no page would be
+writable and executable. *Built* are programs of every kind that compilers and linkers here make: tests/tune/built.py.
+
 """
 
 

@@ -141,6 +141,21 @@ def test_shapes_are_what_they_say(shape: str, bits: Bits, order: Order) -> None:
     assert check(raw, raw) == []
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(name, marks=pytest.mark.xfail(reason=said)) for name, (_, said, _) in shapes.WRONG.items()],
+)
+def test_wrong_as_yet(shape: str, tmp_path: Path) -> None:
+    """Found by fuzzed headers, nothing that a linker makes: to be refused with a reason, or rewritten without harm."""
+    make, _, options = shapes.WRONG[shape]
+    path = tmp_path / "shape"
+    path.write_bytes(make(64, "little"))
+    (one,) = tune([path], tmp_path / "out", "--force", *options)
+    assert one.status in ("refused", "tuned")
+    if one.out is not None:
+        assert check(load(path), load(one.out), merged=4096 if "--merge" in options else 0) == []
+
+
 def test_nothing_to_do_writes_the_same_bytes(tmp_path: Path) -> None:
     """LIEF 322, 416: a file for which nothing is to be done comes out as it went in."""
     paths = []
