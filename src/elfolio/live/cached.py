@@ -23,6 +23,7 @@ from typing import NamedTuple
 from elfolio import _native
 from elfolio.kernel.folio import Kind, Run, bytes_by_order, joined, unpack_runs
 from elfolio.layout.hugepages import BLOCKS
+from elfolio.live.hideable import hideable
 from elfolio.span import round_down, round_up
 
 __all__ = ["CacheStat", "CachedFile", "Progress", "cachestat", "look", "open_quietly"]
@@ -216,8 +217,8 @@ def _runs(part: _Part, found: _Found, progress: Progress | None) -> Iterator[Run
     pmd = BLOCKS[page][1] // page
     at, last = part.pages
     with ExitStack() as stack:
-        pagemap = _opened(stack, "/proc/self/pagemap")
-        kpageflags = _opened(stack, "/proc/kpageflags")
+        pagemap = hideable(stack, "/proc/self/pagemap")
+        kpageflags = hideable(stack, "/proc/kpageflags")
         told = part.told() if part.length > _LARGE else None
         is_sparse = told is not None and told.cached < (last - at) // 2
         found.pagemap, found.hidden = pagemap >= 0, kpageflags < 0
@@ -238,15 +239,6 @@ def _is_empty(fd: int, first: int, last: int) -> bool:
     """Whether cachestat spares the question to mincore."""
     told = cachestat(fd, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
     return told is not None and not told.cached
-
-
-def _opened(stack: ExitStack, path: str) -> int:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-    stack.callback(os.close, fd)
-    return fd
 
 
 def _hugetlb(status: os.stat_result) -> CachedFile:

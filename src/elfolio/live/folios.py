@@ -22,6 +22,7 @@ from elfolio.kernel.folio import Kind, Run, Sum, bytes_by_order, contpte_pages, 
 from elfolio.kernel.space import Vma
 from elfolio.kernel.vmflags import VmFlags
 from elfolio.layout.hugepages import BLOCKS
+from elfolio.live.hideable import hideable
 from elfolio.live.maps import read_smaps
 
 __all__ = ["Mapped", "ProcessFolios", "VmaFolios", "frames_for", "read_folios", "runs_of"]
@@ -180,8 +181,8 @@ class _Reader:
         self.has_scan, self._hidden = True, False
         self._cont = contpte_pages(os.uname().machine, mmap.PAGESIZE) if cont is None else cont
         self._pagemap = _gone(stack, proc / str(pid) / "pagemap")
-        self._flags = _hideable(stack, proc / "kpageflags")
-        self._counts = _hideable(stack, proc / "kpagecount") if pss else -1
+        self._flags = hideable(stack, proc / "kpageflags")
+        self._counts = hideable(stack, proc / "kpagecount") if pss else -1
 
     def read(self, vma: Vma, *, summing: bool) -> bytes:
         """The C core's bytes. A device's memory (VM_PFNMAP, VM_IO) has no folios; nor has [vsyscall], beyond all
@@ -220,14 +221,5 @@ def _gone(stack: ExitStack, path: Path) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, "no such process", str(path)) from error
-    stack.callback(os.close, fd)
-    return fd
-
-
-def _hideable(stack: ExitStack, path: Path) -> int:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
     stack.callback(os.close, fd)
     return fd
