@@ -105,7 +105,6 @@ def test_still_runs_where_it_did(programs: Programs) -> None:
         assert tuned[1] == ENDED, variant
 
 
-@pytest.mark.xfail(reason="Layout.collisions names neighbours only: of three segments in one page it misses a pair")
 def test_explain_says_so(programs: Programs) -> None:
     """`explain --page-size 16K` finds errors in each before, and none afterwards."""
     for variant in MERGED:

@@ -150,6 +150,14 @@ def test_pages_that_are_the_same_either_way() -> None:
     assert "page-collision" in ids(head(replace(first, filesz=0x700), second, STACK))
 
 
+def test_three_on_one_page() -> None:
+    """Text between two segments that are only read: under larger pages the last one takes the page, and nothing there
+    can be executed. Without it the page is the same either way."""
+    first, text, last = load(0, 0x1000), load(0x1000, 0x444, flags=R | X), load(0x2000, 0x100)
+    assert "page-collision" in ids(head(first, text, last, STACK), 16384)
+    assert "page-collision" not in ids(head(first, replace(text, flags=R), last, STACK), 16384)
+
+
 def test_a_missing_gnu_stack_is_graver_in_a_library() -> None:
     """There glibc acts on it; of a program, only old kernels and 32-bit ones do."""
     library = head(load(align=0x10000))

@@ -1,6 +1,6 @@
 """Segments over pages: against sets of page numbers, and against what processes really have."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,19 @@ def test_collisions_are_found_where_two_want_one_page(loads: list[Segment], page
     for found in layout.collisions:
         both = numbers(found.first.segment.memory, page) & numbers(found.second.segment.memory, page)
         assert numbers(found.pages, page) == both
+
+
+@given(loads=st.lists(segments(), max_size=7), page=st.sampled_from(PAGE_SIZES))
+def test_whoever_follows_another_on_a_page_collides_with_it(loads: list[Segment], page: int) -> None:
+    """Of those that want one page, in order, each pair of neighbours is found; never more than two for a segment."""
+    layout = Layout(head(*loads), page)
+    found = {(meeting.first.index, meeting.second.index) for meeting in layout.collisions}
+    wanted: dict[int, list[int]] = {}
+    for load in layout.in_memory:
+        for number in numbers(load.segment.memory, page):
+            wanted.setdefault(number, []).append(load.index)
+    assert {pair for indices in wanted.values() for pair in pairwise(indices)} <= found
+    assert len(layout.collisions) <= 2 * len(loads)
 
 
 @given(loads=st.lists(segments(), max_size=5), page=st.sampled_from(PAGE_SIZES))

@@ -175,7 +175,7 @@ class Layout:
     @cached_property
     def shared(self) -> tuple[Meeting, ...]:
         """File pages that two segments map: what one shows with its permissions, the other shows with its own."""
-        return tuple(_meetings((x, x.file) for x in self.in_file))
+        return tuple(_reached((x, x.file) for x in self.in_file))
 
     @cached_property
     def collisions(self) -> tuple[Meeting, ...]:
@@ -237,11 +237,27 @@ class Layout:
         return round_down(self.loads[0].segment.vaddr, self.page) if self.loads and self.moves else 0
 
 
-def _meetings(pages: Iterator[tuple[Load, Span]]) -> Iterator[Meeting]:
-    """Neighbours only: of sorted spans, those that reach over more than one neighbour meet each on the way."""
+def _reached(pages: Iterator[tuple[Load, Span]]) -> Iterator[Meeting]:
+    """Of sorted spans each with the one before it that reaches furthest: the pages add up to what any two share."""
     reach: tuple[Load, Span] | None = None
     for load, span in pages:
         if reach is not None and reach[1].common(span).size:
             yield Meeting(reach[0], load, reach[1].common(span))
         if reach is None or span.end > reach[1].end:
             reach = load, span
+
+
+def _meetings(pages: Iterator[tuple[Load, Span]]) -> Iterator[Meeting]:
+    """Of sorted spans each page's neighbours: one after the other there, in order. What the first of many shows
+    otherwise than the last, some neighbours show otherwise too; and there are at most two meetings a span."""
+    before: list[tuple[Load, Span]] = []  # those that a later one can still meet: the latest ends first
+    for load, span in pages:
+        while before and before[-1][1].end <= span.start:
+            before.pop()
+        while before:
+            first, reach = before[-1]
+            yield Meeting(first, load, reach.common(span))
+            if reach.end > span.end:
+                break
+            before.pop()
+        before.append((load, span))
