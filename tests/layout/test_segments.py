@@ -79,9 +79,9 @@ def test_whoever_follows_another_on_a_page_collides_with_it(loads: list[Segment]
     layout = Layout(head(*loads), page)
     found = {(meeting.first.index, meeting.second.index) for meeting in layout.collisions}
     wanted: dict[int, list[int]] = {}
-    for load in layout.in_memory:
-        for number in numbers(load.segment.memory, page):
-            wanted.setdefault(number, []).append(load.index)
+    for one in layout.in_memory:
+        for number in numbers(one.segment.memory, page):
+            wanted.setdefault(number, []).append(one.index)
     assert {pair for indices in wanted.values() for pair in pairwise(indices)} <= found
     assert len(layout.collisions) <= 2 * len(loads)
 
