@@ -151,6 +151,7 @@ def test_one_bad_file_spoils_no_other(folder: Path) -> None:
     value = json.loads(done.stdout)
     assert (done.status, len(value["files"])) == (2, 1)
     assert value["problems"] == [{"path": "/nowhere", "reason": "No such file or directory"}]
+    assert folios("/nowhere", str(path)).stdout == folios(str(path)).stdout
 
 
 def test_empty_and_odd_files(folder: Path) -> None:

@@ -69,6 +69,15 @@ def test_written_checked_and_undone(pie: Path) -> None:
     assert out.read_bytes() == PIE
 
 
+def test_undo_with_a_plan_writes_nothing(pie: Path) -> None:
+    """--plan promises that; the tuned file stays as it is."""
+    tune(pie, "--in-place")
+    tuned = pie.read_bytes()
+    assert tuned != PIE
+    assert tune("--undo", "--plan", pie).status == 2
+    assert pie.read_bytes() == tuned
+
+
 def test_where_nothing_is_won(tmp_path: Path) -> None:
     """It says so and exits with 0; -o copies, --in-place leaves the file alone."""
     path = tmp_path / "fixed"
@@ -134,6 +143,10 @@ def test_mistakes_are_one_line(pie: Path, tmp_path: Path) -> None:
         (("--undo", pie), "no undo record"),
         ((pie, "--plan", "--page-size", "16K"), "writable and executable"),
         ((large, "--plan", "--page-size", "16K"), "--merge"),
+        *(
+            (("--undo", pie, option), f"{option} is for tuning")
+            for option in ("--plan", "--merge", "--check", "--force")
+        ),
     ]
     for words, said in cases:
         done = tune(*words)

@@ -44,7 +44,7 @@ def test_the_object_has_its_schema(tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"x")
     with mapped_at(tmp_path / "file", 0):
         report = told(str(tmp_path / "file"), str(tmp_path / "small"), status=1)
-    assert set(report) == {"elfolio", "version", "skipped", "files"}
+    assert set(report) == {"elfolio", "version", "skipped", "files", "problems"}
     assert (report["elfolio"], report["version"], report["skipped"]) == ("warm", 1, 0)
     for entry in report["files"]:
         assert set(entry) == set(FIELDS)
@@ -165,6 +165,8 @@ WRONG = [
     (("--install-unit", "--pid", "1"), "without --pid"),
     (("--links", "all", "x"), "--links belongs to --rewrite"),
     (("--links", "some", "x"), "--links"),
+    (("--pid", "2"), "it executes from no file that has a name"),
+    (("--unit-dir", "x", "x"), "--unit-dir belongs to --install-unit"),
 ]
 
 
@@ -172,6 +174,19 @@ WRONG = [
 def test_a_mistake_is_one_line(words: tuple[str, ...], said: str) -> None:
     """Status 2, and what is wrong."""
     assert said in complaint(*words)
+
+
+def test_the_others_are_warmed_beside_one_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file that is not there is one line and status 2; what became of those before and behind it is shown all the
+    same."""
+    (tmp_path / "file").write_bytes(bytes(64 * K))
+    words = (str(tmp_path / "file"), str(tmp_path / "none"), "/bin/true")
+    done = elfolio("warm", *words)
+    assert (done.status, done.stderr) == (2, f"elfolio warm: {tmp_path / 'none'}: No such file or directory\n".encode())
+    assert (str(tmp_path / "file") in done.stdout.decode(), b"/bin/true" in done.stdout) == (True, True)
+    report = told(*words, status=2)
+    assert [entry["path"] for entry in report["files"]] == [words[0], words[2]]
+    assert report["problems"] == [{"path": words[1], "reason": "No such file or directory"}]
 
 
 def test_a_name_cannot_write_to_the_terminal(tmp_path: Path) -> None:

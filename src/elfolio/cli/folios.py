@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
     rows: list[FileRow] = []
     problems: list[Problem] = []
-    for number, path in enumerate(args.files):
+    shown = 0
+    for path in args.files:
         bar = _Bar(path) if sys.stderr is not None and sys.stderr.isatty() else None
         try:
             row = _row(path, bar)
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             rows.append(row)
         else:
-            _show(row, blank=number > 0)
+            _show(row, blank=shown > 0)
+            shown += 1
     if args.json:
         print(as_json(as_report(rows, problems)))
     return 2 if problems else 0

@@ -110,6 +110,8 @@ def _check_options(args: argparse.Namespace, files: list[str]) -> None:
     from elfolio.layout.costs import ALIGN_MOST
     from elfolio.span import is_power_of_two
 
+    if args.undo:
+        _check_undo(args)
     if args.in_place and args.output is not None:
         raise Failure("--in-place and -o exclude each other; leave out one")
     if args.merge and args.tier is not None:
@@ -128,6 +130,15 @@ def _check_options(args: argparse.Namespace, files: list[str]) -> None:
         raise Failure(f"--page-size {args.page_size}: Linux has pages of 4K, 16K and 64K")
     if not is_power_of_two(args.huge) or not args.page_size < args.huge <= ALIGN_MOST:
         raise Failure(f"--huge {args.huge}: a power of two, more than a page and 64M at most, such as 2M")
+
+
+def _check_undo(args: argparse.Namespace) -> None:
+    """Undoing has no plan to show: with --plan it would write, where nothing was to be written."""
+    made = {"--plan": args.plan, "--check": args.check, "--tier": args.tier is not None, "--force": args.force}
+    made |= {"--merge": args.merge, "--times": args.times}
+    wrong = [name for name, given in made.items() if given]
+    if wrong:
+        raise Failure(f"{wrong[0]} is for tuning, not for --undo; leave out one")
 
 
 def _wishes(args: argparse.Namespace) -> "Wishes":

@@ -26,7 +26,8 @@ the file. What running programs have mapped cannot be dropped: --rewrite makes a
 when they start again."""
 
 EPILOG = """\
-exit status: 0, or 1 if not all of it is warm (each file's reason is shown), 2 for bad input."""
+exit status: 0, or 1 if not all of it is warm (each file's reason is shown), 2 for bad input, or if a file could not be
+read (the others are warmed)."""
 
 
 def prepare_parser(parser: Parser) -> None:
@@ -55,16 +56,19 @@ def run(args: argparse.Namespace) -> int:
     if args.uninstall_unit or args.install_unit:
         return _unit(args)
     paths, skipped = _paths(args)
-    done = list(_warmed(args, paths))
+    problems: list[tuple[str, str]] = []
+    done = list(_warmed(args, paths, problems))
     named = set(args.files)  # what a package has beside its large programs is nobody's fault
     from elfolio.report import warm as report
 
     if args.json:
-        print(report.as_json(done, skipped))
-    else:
+        print(report.as_json(done, skipped, problems))
+    elif done or not problems:
         from elfolio.cli.output import width_and_ink
 
         print(report.as_text(done, skipped, *width_and_ink()), end="")
+    if problems:
+        return 2
     return 0 if all(one.is_warm or (one.is_refused and one.path not in named) for one in done) else 1
 
 
@@ -78,18 +82,19 @@ def _check(args: argparse.Namespace) -> None:
         raise Failure("--install-unit is for files and packages, without --pid and --rewrite")
     if args.links != "refuse" and not args.rewrite:
         raise Failure("--links belongs to --rewrite")
+    if args.unit_dir != UNITS and not (args.install_unit or args.uninstall_unit):
+        raise Failure("--unit-dir belongs to --install-unit and --uninstall-unit")
 
 
 def _paths(args: argparse.Namespace) -> tuple[list[str], int]:
     """The files asked for, each once, and how many of a process or package were left out as nothing for this."""
-    from elfolio.live.holders import mapped_files
     from elfolio.live.packages import package_files
     from elfolio.pagecache.aim import is_worth_a_look
 
     found: list[str] = []
     try:
         for pid in args.pid or ():
-            found += mapped_files(pid)
+            found += _executed(pid)
         for name in args.package or ():
             found += package_files(name)
         found = list(dict.fromkeys(found))
@@ -100,6 +105,20 @@ def _paths(args: argparse.Namespace) -> tuple[list[str], int]:
     except OSError as error:
         raise Failure(f"{error.filename}: {error.strerror}") from error
     return list(dict.fromkeys(chosen)), len(found) - len(worth)
+
+
+def _executed(pid: int) -> "tuple[str, ...]":
+    from elfolio.live.holders import mapped_files
+
+    try:
+        found = mapped_files(pid)
+    except PermissionError as error:
+        raise Failure(f"--pid {pid}: another user's process: ask as its owner, or as root") from error
+    except ProcessLookupError as error:
+        raise Failure(f"--pid {pid}: no such process") from error
+    if not found:
+        raise Failure(f"--pid {pid}: it executes from no file that has a name; is it a kernel thread, or at its end?")
+    return found
 
 
 def _once(paths: "Iterable[str]") -> list[str]:
@@ -123,7 +142,8 @@ def _libraries(path: str) -> "Iterator[str]":
         return
 
 
-def _warmed(args: argparse.Namespace, paths: list[str]) -> "Iterator[Warmed]":
+def _warmed(args: argparse.Namespace, paths: list[str], problems: list[tuple[str, str]]) -> "Iterator[Warmed]":
+    """What became of each; one that cannot be read is told at once and kept in `problems`, and the others go on."""
     from elfolio.pagecache.replace import Links
     from elfolio.pagecache.warm import rewrite, warm
 
@@ -131,16 +151,20 @@ def _warmed(args: argparse.Namespace, paths: list[str]) -> "Iterator[Warmed]":
     for index, path in enumerate(paths, 1):
         if bar:
             print(f"\r{index} of {len(paths)}: {one_line(path)[-60:]}\x1b[K", end="", file=sys.stderr, flush=True)
+        problem = None
         try:
             found = warm(path, whole=args.whole, force=args.force)
             if args.rewrite and found.needs_new_file:
                 found = rewrite(path, found, links=Links(args.links), whole=args.whole, force=args.force)
             yield found
         except OSError as error:
-            raise Failure(f"{error.filename or path}: {error.strerror}") from error
+            problem = (os.fsdecode(error.filename or path), error.strerror or str(error))
         finally:
             if bar:
                 print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if problem is not None:
+            problems.append(problem)
+            print(one_line(f"elfolio warm: {problem[0]}: {problem[1]}"), file=sys.stderr)
 
 
 def _unit(args: argparse.Namespace) -> int:

@@ -18,9 +18,11 @@ _NAMED = 8
 """Processes, in a sentence."""
 
 
-def as_json(found: "Sequence[Warmed]", skipped: int) -> str:
-    """One object: a list of files, and how many of a process or package were none for this."""
-    return json.dumps({"elfolio": "warm", "version": 1, "skipped": skipped, "files": [_entry(one) for one in found]})
+def as_json(found: "Sequence[Warmed]", skipped: int, problems: "Sequence[tuple[str, str]]" = ()) -> str:
+    """One object: a list of files, how many of a process or package were none for this, and which could not be read."""
+    files = [_entry(one) for one in found]
+    told = [{"path": path, "reason": why} for path, why in problems]
+    return json.dumps({"elfolio": "warm", "version": 1, "skipped": skipped, "files": files, "problems": told})
 
 
 def _entry(one: "Warmed") -> dict[str, object]:
