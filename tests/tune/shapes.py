@@ -12,7 +12,7 @@ from tests.elf.samples import Bits
 from tests.elfwriter import Elf, Order, Ph, Sh
 
 R, W, X = 4, 2, 1
-EM_PPC = 20
+EM_PPC, EM_PPC64 = 20, 21
 MACHINES: dict[tuple[Bits, Order], int] = {
     (64, "little"): w.EM_X86_64,
     (64, "big"): w.EM_S390,
@@ -249,6 +249,24 @@ def _no_headers_mapped(elf: Elf) -> None:
     del elf.sections[:2]
 
 
+def _far(name: str) -> Shape:
+    """Near 2^64, or 2^32: what is added to that offset does not fit."""
+
+    def change(elf: Elf) -> None:
+        index = next(i for i, sh in enumerate(elf.sections) if sh.name == name)
+        elf.sections[index] = replace(elf.sections[index], offset=(1 << elf.bits) - 0x1000)
+
+    return _with(change)
+
+
+def _close_neighbours(elf: Elf) -> None:
+    """p_align of 4 KiB, and segments as far apart in the file as in memory: larger pages show them side by side."""
+    _fixed(elf)
+    elf.machine = EM_PPC if elf.bits == 32 else EM_PPC64
+    elf.segments = [elf.segments[index] for index in (0, 1, 4, 5, 9)]
+    elf.sections = [elf.sections[index] for index in (0, 1, 2, 9)]
+
+
 def _alignment(value: int) -> Shape:
     return _segment(1, align=value)
 
@@ -311,16 +329,15 @@ EITHER: dict[str, Shape] = {
     "names beyond the table": _with(lambda elf: elf.header.update(e_shstrndx=77)),
 }
 """Nobody makes them. Refused, or rewritten without harm."""
-WRONG: dict[str, tuple[Shape, str, tuple[str, ...]]] = {
-    "the same bytes in two segments, joined": (
-        _segment(2, offset=0x1000),
-        "joined, text is zeros",
-        ("--merge",),
-    ),
-    "a section without bytes at an offset near 2^64": (
-        _with(lambda elf: elf.sections.__setitem__(8, replace(elf.sections[8], offset=(1 << elf.bits) - 0x1000))),
-        "an OverflowError where it is written",
+FUZZED: dict[str, tuple[Shape, tuple[str, ...]]] = {
+    "the same bytes in two segments, to be joined": (_segment(2, offset=0x1000), ("--merge",)),
+    "headers' segment with text's bytes, to be joined": (_segment(0, offset=0x1000), ("--merge",)),
+    "a section without bytes at an offset near the largest": (_far(".bss"), ("--tier", "1")),
+    "a TLS section without bytes at an offset near the largest": (_far(".tbss"), ("--tier", "1")),
+    "PT_GNU_STACK at an offset near the largest": (
+        lambda bits, order: _segment(9, offset=(1 << bits) - 0x1000, vaddr=0x50000000)(bits, order),
         ("--tier", "1"),
     ),
+    "neighbours that one page of 64 KiB shows": (_with(_close_neighbours), ("--tier", "1")),
 }
-"""What elfolio tune gets wrong as yet: the shape, what happens, and the options."""
+"""What was wrong once, and the options to show it."""

@@ -20,7 +20,7 @@ from elfolio.layout.relro import protected_span
 from elfolio.layout.segments import PAGE_SIZES, Layout, Load, congruence
 from elfolio.span import Span
 
-__all__ = ["Merger", "Unmergeable", "check_fills", "gather", "join", "relro_notes"]
+__all__ = ["Merger", "Unmergeable", "check_bytes", "check_fills", "gather", "join", "relro_notes"]
 
 _WX = c.PF_W | c.PF_X
 
@@ -189,6 +189,22 @@ def check_fills(image: ElfImage, merger: Merger, is_zero: Callable[[Span], bool]
             if a.zero.size and between.size and not is_zero(between):
                 text = f"bytes at offset {between.start:#x}, between two segments, would be seen where zeros belong"
                 raise Unmergeable(Reason.OVERLAP, text, "relink it")
+
+
+def check_bytes(layout: Layout, shifts: Mapping[int, int]) -> None:
+    """Without copies each byte of the old file stands in the new one once: so segments that have the same ones cannot
+    move apart. `shifts` is by program header, ascending in the file. Raises Unmergeable."""
+    furthest: Load | None = None
+    before: Load | None = None  # of those that move less than this one, the one that reaches furthest
+    for load in sorted(layout.in_file, key=lambda x: (x.segment.offset, x.index)):
+        if furthest is not None and shifts[load.index] != shifts[furthest.index]:
+            before = furthest
+        if before is not None and before.segment.file.end > load.segment.offset:
+            both = f"program headers {before.index} and {load.index}"
+            text = f"{both} have the same bytes of the file, at {load.segment.offset:#x}"
+            raise Unmergeable(Reason.OVERLAP, text, "relink it")
+        if furthest is None or load.segment.file.end >= furthest.segment.file.end:
+            furthest = load
 
 
 def relro_notes(layout: Layout) -> Iterator[str]:

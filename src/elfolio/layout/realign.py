@@ -15,7 +15,7 @@ from elfolio.elf.rewriting import Move, Rewrite
 from elfolio.elf.tail import NO_TAIL, Tail
 from elfolio.layout.finding import size_text
 from elfolio.layout.hugepages import PMD, Ladder, Tier, climb
-from elfolio.layout.merging import Merger, Unmergeable, check_fills, gather, join, relro_notes
+from elfolio.layout.merging import Merger, Unmergeable, check_bytes, check_fills, gather, join, relro_notes
 from elfolio.layout.placing import holds_header, place
 from elfolio.layout.plan import Plan, Reason, Refusal
 from elfolio.layout.segments import Layout
@@ -135,13 +135,15 @@ def _merged(
             raise _unasked(layout, merger)
         moduli = _moduli(image, block, page, ladder, merger)
         shifts = place(image, moduli, bound=merger.bound)
+        if merger.joints:
+            check_bytes(layout, shifts)
         moved = shifted(image, shifts, {}, copies=not merger.joints)
         becomes = join(moved.becomes, merger, moduli, page)
         check_fills(image, merger, is_zero)
+        rewrite = replace(moved.rewrite, edits=edits_between(image, becomes))
         notes = [*_notes(image, becomes), *(relro_notes(layout) if page > 4096 else ())]
     except (Torn, Unmergeable) as error:
         return _unchanged(image, block, page, ladder, [error.refusal])
-    rewrite = replace(moved.rewrite, edits=edits_between(image, becomes))
     if rewrite.is_identity:
         return None
     if (refusal := _too_large(image, rewrite)) is not None:

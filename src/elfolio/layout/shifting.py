@@ -13,17 +13,21 @@ from elfolio.elf.image import ElfImage, Section, Segment
 from elfolio.elf.rewriting import Edit, Move, Rewrite, header_field, section_field, segment_field
 from elfolio.layout.hugepages import Tier
 from elfolio.layout.plan import Reason, Refusal
+from elfolio.layout.segments import PAGE_SIZES, congruence
 from elfolio.span import FileOffset, Span, round_up
 
 __all__ = ["Shifted", "Torn", "edits_between", "granule", "shifted"]
 
 
 class Torn(Exception):
-    """Something stands across the border of two segments that move apart; `refusal` names it."""
+    """Something stands across the border of two segments that move apart, or cannot say where it stands then;
+    `refusal` names it."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(
+        self, text: str, reason: Reason = Reason.STRADDLES, mend: str = "relink with a larger -Wl,-z,max-page-size"
+    ) -> None:
         super().__init__(text)
-        self.refusal = Refusal(Reason.STRADDLES, text, "relink with a larger -Wl,-z,max-page-size", Tier.RELAY)
+        self.refusal = Refusal(reason, text, mend, Tier.RELAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,12 @@ class _Run:
 
 
 def granule(image: ElfImage, segment: Segment) -> int:
-    """Bytes of the largest page with which a segment may be mapped: shifts are multiples of it, and pages of this size
-    keep their contents. x86 and s390 have pages of 4 KiB and no others."""
-    small = image.header.machine in (c.EM_X86_64, c.EM_386, c.EM_S390)
-    return 4096 if small else min(65536, max(4096, segment.align))
+    """Bytes of the largest page with which a segment can be mapped: shifts are multiples of it, and pages of this size
+    keep their contents. What it was linked for counts for nothing: larger ones may show what it needs by chance. x86
+    and s390 have pages of 4 KiB and no others."""
+    if image.header.machine in (c.EM_X86_64, c.EM_386, c.EM_S390):
+        return 4096
+    return min(PAGE_SIZES[-1], max(PAGE_SIZES[0], congruence(segment.vaddr, segment.offset)))
 
 
 def shifted(image: ElfImage, shifts: Mapping[int, int], aligns: Mapping[int, int], *, copies: bool = True) -> Shifted:
@@ -123,13 +129,14 @@ class _Places:
         self._loads = [(i, s) for i, s in enumerate(image.segments) if s.type == c.PT_LOAD]
         self._shifts = shifts
         self._runs = runs
+        self._size = image.size
 
     def of_segment(self, index: int, segment: Segment) -> int:
         """A program header's: a PT_LOAD's own; that of the PT_LOAD whose memory it is; or by its place in the file."""
         if segment.type == c.PT_LOAD:
             return self._shifts[index]
-        if not segment.filesz and not segment.offset:
-            return 0
+        if not segment.filesz and (not segment.offset or segment.offset > self._size):
+            return 0  # it has no place in the file
         what = f"program header {index} (p_type {segment.type:#x})"
         holder = self._holder(segment.vaddr, segment.offset, segment.memsz, segment.filesz, segment.flags)
         if holder is None:
@@ -150,6 +157,8 @@ class _Places:
             if holder is not None and (section.file.size or self._is_at(holder, section.offset)):
                 self._check(holder, section.file, what)
                 return self._shifts[holder]
+        if not section.file.size and section.offset > self._size:
+            return 0  # it has no place in the file
         return self.of_range(section.file, what)
 
     def of_range(self, span: Span, what: str) -> int:
@@ -190,9 +199,14 @@ class _Places:
 
 
 def edits_between(old: ElfImage, new: ElfImage) -> tuple[Edit, ...]:
-    """Every field of the headers that differs, by table; places in the old file. Both have as many of each."""
-    form = form_of(old)
-    return tuple(edit for edit in _fields(old, new, form) if edit.old != edit.new)
+    """Every field of the headers that differs, by table; places in the old file. Both have as many of each. Raises
+    Torn where a field is too narrow for its new value."""
+    edits = tuple(edit for edit in _fields(old, new, form_of(old)) if edit.old != edit.new)
+    for edit in edits:
+        if edit.new >> 8 * edit.field.width:
+            text = f"{edit.field.name} would be {edit.new:#x}, and has {edit.field.width} bytes"
+            raise Torn(text, Reason.TOO_LARGE, "relink it")
+    return edits
 
 
 def _fields(old: ElfImage, new: ElfImage, form: Form) -> Iterator[Edit]:
