@@ -15,6 +15,7 @@ from elfolio.report.explain import Report
 from tests.cli.running import ELFOLIO, Outcome, outcome
 from tests.cli.test_run_json import mismatches
 from tests.elfwriter import Elf, Ph
+from tests.layout.files import ET_EXEC, RX, Part, R, linked
 
 LS = os.path.realpath("/bin/ls")
 LIBRARY = next(
@@ -51,6 +52,23 @@ def test_the_object_says_what_readelf_says_and_what_follows() -> None:
     assert all(s["mapped"] == s["vaddr"] + value["load_bias"] for s in value["segments"])
     assert value["path"] == LS
     assert {m["name"] for m in value["vmas"]} >= {LS, "[stack]", "[vdso]"}
+
+
+def test_a_remedy_is_elfolio_s_own_where_it_wins(tmp_path: Path) -> None:
+    """tune for a p_align (erofs leaves a mapping where it comes to lie), warm for folios, with a name that a shell takes
+    as it is; neither where the file system has no large folios, and no certainty where an overlay hides which."""
+    pie, fixed = tmp_path / "p i", tmp_path / "fixed"
+    pie.write_bytes(linked([Part(R, 0x100), Part(RX, 5 << 20)]))
+    fixed.write_bytes(linked([Part(RX, 5 << 20)], type=ET_EXEC, base=0x400000))
+
+    def remedies(path: Path, fs: str) -> dict[str, str]:
+        value = report("--policy", "linux-6.18", "--fs", fs, str(path))
+        return {finding["id"]: finding["remedy"] for finding in value["findings"]}
+
+    assert remedies(pie, "erofs")["text-align"].startswith(f"elfolio tune '{pie}' -o OUT; or relink")
+    assert remedies(fixed, "ext4")["folios-needed"].startswith(f"elfolio warm {fixed}; or dd ")
+    assert not any("elfolio" in text for path in (pie, fixed) for text in remedies(path, "squashfs").values())
+    assert remedies(fixed, "overlay")["huge-filesystem"].startswith(f"elfolio warm {fixed} finds out by trial; or ")
 
 
 def test_the_text_has_every_part() -> None:

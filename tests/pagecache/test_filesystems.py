@@ -118,6 +118,9 @@ def test_an_overlay_has_the_folios_of_its_layers(upper: str, tmp_path: Path) -> 
         overlaid(lower, changes, tmp_path) as point,
     ):
         data = small_folios(lower / "file", 4 * M)
+        predicted = policy_here(str(point / "file"))
+        assert (predicted.fs.title, predicted.largest_folio) == ("overlay over ext4", predicted.pmd_size)
+        assert policy_here(str(point)).fs.layer == upper  # where new files would be
         found = warm(str(point / "file"))
         assert (found.had, found.has, found.wanted) == (0, 2, 2)
         with NewFile(point / "file", 3) as new:

@@ -42,13 +42,23 @@ def under(findings: Iterable[Finding], policy: Policy, *, static: bool, placed_w
             yield finding
             continue
         why = (
-            f"{policy.fs.name} has no folios of {size_text(policy.pmd_size)} in this kernel: it wins nothing there"
+            _folios_lack(policy)
             if not huge
             else "This kernel does not look at p_align, so that the load address is a multiple of it by chance only"
         )
         remedy = finding.remedy if huge else f"{finding.remedy}; useful with a kernel and a file system that have them"
         mend = "link without -pie, at addresses of huge pages" if huge else remedy
         yield Finding(finding.id, "note", finding.bytes, f"{finding.message} {why}.", mend)
+
+
+def _folios_lack(policy: Policy) -> str:
+    size = size_text(policy.pmd_size)
+    if policy.fs.is_hidden:
+        return f"Whether it wins that is uncertain: {_HIDDEN}, nor whether it has folios of {size}"
+    return f"{policy.fs.title} has no folios of {size} in this kernel: it wins nothing there"
+
+
+_HIDDEN = "which file system the overlay's layer is cannot be seen from here"
 
 
 def _gaps(finding: Finding, policy: Policy) -> Iterator[Finding]:
@@ -100,7 +110,10 @@ def tuned_notes(plan: Plan, policy: Policy) -> Iterator[str]:
     if policy.largest_folio < plan.block:
         collapses = policy.read_only_thp and policy["read_only_thp_for_fs"]
         how = "khugepaged or MADV_COLLAPSE must make them" if collapses else "nothing is won there"
-        yield f"{policy.fs.name} has no folios of {size_text(plan.block)} under {policy.name}: {how}."
+        if policy.fs.is_hidden:
+            yield f"Whether that is won is uncertain: {_HIDDEN}, nor whether it has folios of {size_text(plan.block)}."
+            return
+        yield f"{policy.fs.title} has no folios of {size_text(plan.block)} under {policy.name}: {how}."
 
 
 def _ready(blocks: Sequence[Block], name: str) -> Finding:
@@ -146,6 +159,10 @@ def mend(obstacle: Obstacle, size: int) -> str:
 
 
 def _barred(obstacle: Obstacle, count: int, size: int, policy: Policy, words: str) -> Finding:
-    reason = words.format(fs=policy.fs.name, size=size_text(size))
-    text = f"{count} block{'s' * (count > 1)} of {size_text(size)} would fit and cannot be huge: {reason}"
-    return Finding(f"huge-{obstacle}", "cost", count * size, f"{text}.", _MENDS[obstacle].format(bytes=size))
+    many = f"{count} block{'s' * (count > 1)} of {size_text(size)} would fit"
+    if obstacle is Obstacle.FILESYSTEM and policy.fs.is_hidden:
+        text = f"{many}; whether folios of that size are there is uncertain: {_HIDDEN}. They are counted as not there"
+        return Finding(f"huge-{obstacle}", "note", count * size, f"{text}.", "name the layer's file system with --fs")
+    reason = words.format(fs=policy.fs.title, size=size_text(size))
+    text = f"{many} and cannot be huge: {reason}"
+    return Finding(f"huge-{obstacle}", "cost", count * size, f"{text}.", mend(obstacle, size))

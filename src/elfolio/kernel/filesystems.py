@@ -4,11 +4,11 @@ The name is the one that /proc/self/mountinfo shows. Sizes are upper bounds that
 (mapping_set_folio_order_range, mapping_set_large_folios); what a file then gets depends on how it was written and read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elfolio.kernel.switches import Version
 
-__all__ = ["FILESYSTEMS", "Filesystem", "filesystem"]
+__all__ = ["FILESYSTEMS", "Filesystem", "filesystem", "on_layer"]
 
 _NEVER: Version = (9999,)
 _MANY = 1 << 40
@@ -30,6 +30,18 @@ class Filesystem:
     """The kernel from which file_operations.get_unmapped_area is thp_get_unmapped_area, which aligns mappings that
     ask for no address; before 5.18 that function acted for DAX only (the switch file_thp_placement)."""
     source: str = ""
+    layer: str = ""
+    """Of an overlay: the file system of the layer that has the file; empty where that cannot be told."""
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether its folios are those of another file system, nobody can tell of which."""
+        return self.name == "overlay" and not self.layer
+
+    @property
+    def title(self) -> str:
+        """For people: `ext4`, `overlay over xfs`."""
+        return f"{self.name} over {self.layer}" if self.layer else self.name
 
 
 FILESYSTEMS: dict[str, Filesystem] = {
@@ -58,3 +70,15 @@ def filesystem(name: str) -> Filesystem:
     """The entry of that name; one that promises nothing for a name that is not known. `fuseblk` is fuse."""
     known = FILESYSTEMS.get("fuse" if name.startswith("fuse") else name)
     return known if known is not None else Filesystem(name, source="unknown: nothing assumed")
+
+
+def on_layer(layer: Filesystem) -> Filesystem:
+    """An overlay, for a file that is on that layer: its folios are the layer's; where it is placed is the overlay's
+    own affair, which has no get_unmapped_area (fs/overlayfs/file.c). As hidden as the layer is, if it is an overlay."""
+    return replace(
+        FILESYSTEMS["overlay"],
+        large_folios_since=layer.large_folios_since,
+        largest=layer.largest,
+        experimental=layer.experimental,
+        layer=layer.layer if layer.name == "overlay" else layer.name,
+    )

@@ -17,12 +17,12 @@ from elfolio import _native
 from elfolio.elf.reader import read_head
 from elfolio.errors import ElfError
 from elfolio.kernel.backing import Backing
-from elfolio.kernel.filesystems import filesystem
+from elfolio.kernel.filesystems import Filesystem, filesystem
 from elfolio.kernel.losses import Piece, backed, pieces
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import Vma
 from elfolio.live.cached import cachestat, look, open_quietly
-from elfolio.live.host import file_system_of
+from elfolio.live.layers import layered
 from elfolio.span import Span
 
 __all__ = ["FileFacts", "Files"]
@@ -71,7 +71,7 @@ class Files:
         if key not in self._facts:
             try:
                 with self._opened(pid, vma) as fd:
-                    self._facts[key] = self._read(fd, vma)
+                    self._facts[key] = self._read(fd, vma, pid)
             except OSError as error:
                 # Another process may let us see it: what is hidden is not kept.
                 return FileFacts(vma.name, 0, self._policy, hidden=error.strerror or str(error))
@@ -107,10 +107,11 @@ class Files:
                 return path
         raise OSError(0, reason)
 
-    def _read(self, fd: int, vma: Vma) -> FileFacts:
-        size = os.fstat(fd).st_size
-        name = _MAGIC.get(_native.file_system(fd)) or _named(vma.name, self._proc)
-        policy = replace(self._policy, fs=filesystem(name))
+    def _read(self, fd: int, vma: Vma, pid: int) -> FileFacts:
+        status = os.fstat(fd)
+        size, name = status.st_size, _MAGIC.get(_native.file_system(fd))
+        known = filesystem(name) if name and name != "overlay" else _layered(vma.name, status, self._proc, pid)
+        policy = replace(self._policy, fs=known)
         return FileFacts(vma.name, size, policy, _pieces(fd, vma.name, size, policy.page_size))
 
 
@@ -118,11 +119,11 @@ def _key(vma: Vma) -> _Key:
     return (vma.file.major, vma.file.minor, vma.file.inode) if vma.file is not None else (0, 0, 0)
 
 
-def _named(path: str, proc: Path) -> str:
+def _layered(path: str, status: os.stat_result, proc: Path, pid: int) -> Filesystem:
     try:
-        return file_system_of(path, proc)
+        return layered(path, status, proc, pid)
     except OSError:
-        return ""
+        return filesystem("")
 
 
 def _pieces(fd: int, name: str, size: int, page: int) -> tuple[Piece, ...]:

@@ -10,11 +10,11 @@ import resource
 from dataclasses import replace
 from pathlib import Path
 
-from elfolio.kernel.filesystems import filesystem
 from elfolio.kernel.host import Host, default_host, with_large_addresses
 from elfolio.kernel.libc import LIBCS
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.switches import Version
+from elfolio.live.layers import layered, mount_of
 from elfolio.live.maps import parse_maps
 
 __all__ = ["file_system_of", "host_here", "policy_here"]
@@ -37,7 +37,7 @@ def policy_here(path: str | None = None, *, proc: str | Path = "/proc", sys: str
         thp=_chosen(_text(sys / "kernel/mm/transparent_hugepage/enabled")),
         libc=LIBCS[_libc()],
     )
-    return policy if path is None else replace(policy, fs=filesystem(file_system_of(path, proc)))
+    return policy if path is None else replace(policy, fs=layered(os.path.realpath(path), os.stat(path), proc))
 
 
 def host_here(policy: Policy, bits: int = 64, *, proc: str | Path = "/proc") -> Host:
@@ -75,14 +75,7 @@ def _with_vdso(host: Host, proc: Path) -> Host:
 def file_system_of(path: str, proc: str | Path = "/proc") -> str:
     """The type of the file system that a file is on, as mountinfo names it; empty where it cannot be told."""
     os.stat(path)
-    real, best, kind = os.path.realpath(path), 0, ""
-    for line in Path(proc, "self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4])
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= best:  # of mounts over one another the last counts
-            best, kind = len(point), after.split()[0]
-    return kind
+    return mount_of(os.path.realpath(path), proc).kind
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,7 @@ Every other rendering of the command, text and HTML, is made from this object.
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from elfolio.kernel.policy import Policy
     from elfolio.kernel.prediction import Prediction
     from elfolio.kernel.space import Vma
+    from elfolio.layout.finding import Finding
     from elfolio.layout.modes import LinkedAs
     from elfolio.layout.relink import Relinked
     from elfolio.layout.relro import Relro
@@ -261,10 +263,27 @@ def _under(p: "Prediction") -> Under:
         "linked": [_mapping(vma) for vma in p.mapped],
         "blocks": [_block(block, run.vma.perms) for run in p.runs for block in run.blocks],
         "findings": [
-            {"id": f.id, "severity": f.severity, "bytes": f.bytes, "message": f.message, "remedy": f.remedy}
+            {"id": f.id, "severity": f.severity, "bytes": f.bytes, "message": f.message, "remedy": _remedy(f, p)}
             for f in p.findings
         ],
     }
+
+
+_COMMANDS = {"text-align": "elfolio tune {} -o OUT", "text-skewed": "elfolio tune {} -o OUT",
+             "folios-needed": "elfolio warm {}"}  # fmt: skip
+"""What elfolio itself does about a finding; text that begins at no block's border is the linker's alone to mend."""
+
+
+def _remedy(finding: "Finding", p: "Prediction") -> str:
+    """The finding's own, behind elfolio's command where that wins something under this policy."""
+    path = p.image.name
+    name = shlex.quote(f"./{path}" if path.startswith("-") else path)
+    if finding.id == "huge-filesystem" and p.policy.fs.is_hidden:
+        return f"elfolio warm {name} finds out by trial; or {finding.remedy}"
+    command = _COMMANDS.get(finding.id)
+    if command is None or (finding.id.startswith("text-") and finding.severity != "cost"):
+        return finding.remedy
+    return f"{command.format(name)}; or {finding.remedy}"
 
 
 def _rules(policy: "Policy") -> Rules:
@@ -274,7 +293,7 @@ def _rules(policy: "Policy") -> Rules:
         "machine": policy.machine,
         "page_size": policy.page_size,
         "huge_page": policy.pmd_size,
-        "fs": policy.fs.name,
+        "fs": policy.fs.title,
         "largest_folio": policy.largest_folio,
         "probed": policy.probed_folio is not None,
         "libc": policy.libc.name,
