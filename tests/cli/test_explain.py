@@ -55,7 +55,7 @@ def test_the_object_says_what_readelf_says_and_what_follows() -> None:
 
 
 def test_a_remedy_is_elfolio_s_own_where_it_wins(tmp_path: Path) -> None:
-    """tune for a p_align (erofs leaves a mapping where it comes to lie), warm for folios, with a name that a shell takes
+    """tune for a p_align (erofs leaves mappings where they come to lie), warm for folios, with a name a shell takes
     as it is; neither where the file system has no large folios, and no certainty where an overlay hides which."""
     pie, fixed = tmp_path / "p i", tmp_path / "fixed"
     pie.write_bytes(linked([Part(R, 0x100), Part(RX, 5 << 20)]))
