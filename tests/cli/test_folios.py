@@ -166,6 +166,19 @@ def test_empty_and_odd_files(folder: Path) -> None:
     assert b"Blocks" not in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_a_name_in_no_encoding_of_the_terminal_s(folder: Path, encoding: str) -> None:
+    """What standard output has no letter for, and a byte that is no UTF-8, come out as escapes, and end nothing."""
+    odd, greek = os.fsencode(folder) + b"/latin\xe9", os.fsencode(folder / "\u03b1")
+    for path in (odd, greek):
+        Path(os.fsdecode(path)).write_bytes(b"x")
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = outcome((*ELFOLIO, "folios", odd, greek), env=env)
+    assert (done.status, done.stderr) == (0, b"")
+    assert rb"latin\xe9" in done.stdout
+    assert ("\u03b1".encode() if encoding == "utf-8" else rb"\u03b1") in done.stdout
+
+
 def test_an_option_is_wanted_or_refused() -> None:
     """No file, and an unknown option."""
     assert folios().status == 2

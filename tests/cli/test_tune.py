@@ -132,6 +132,7 @@ def test_mistakes_are_one_line(pie: Path, tmp_path: Path) -> None:
     cases: list[tuple[tuple[object, ...], str]] = [
         ((pie,), "-o OUT"),
         ((pie, "-o", "x", "--in-place"), "exclude each other"),
+        ((pie, "-o", "-"), "-o -: nothing is written to standard output"),
         ((pie, "--plan", "--huge", "3M"), "power of two"),
         ((pie, "--plan", "--page-size", "8K"), "4K, 16K and 64K"),
         (("--plan",), "no file"),

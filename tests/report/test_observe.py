@@ -143,6 +143,15 @@ def test_remedies(loss: Loss, path: str, remedy: str) -> None:
     assert row["remedy"] == remedy
 
 
+def test_what_an_overlay_hides_is_to_be_tried() -> None:
+    """Its layer may have large folios: nothing is to be moved before that is known."""
+    one = seen(mapped(0x10000000, 6 * M, TEXT, "/b"), (), REMEDIES[-1][0])
+    assert one.file is not None
+    policy = one.file.policy.with_options(fs="overlay")
+    (row,) = file_rows([dataclasses.replace(one, file=dataclasses.replace(one.file, policy=policy))], PMD)
+    assert (row["fs"], row["remedy"].partition(" finds")[0]) == ("overlay", "elfolio warm /b")
+
+
 def test_what_is_no_elf_file_is_not_to_be_tuned() -> None:
     """Whoever maps a data file at an odd address can map it elsewhere."""
     rows = [seen(mapped(0x10000000, 6 * M, TEXT, "/b"), (), REMEDIES[0][0], elf=False)]

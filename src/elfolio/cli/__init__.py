@@ -7,6 +7,7 @@ import nothing.
 """
 
 import sys
+from io import TextIOWrapper
 
 from elfolio import __version__
 
@@ -28,6 +29,8 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs `argv`, or what this process was given, and returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that its encoding has no letters for is no error
     try:
         status = _status(words)
         # Here, where an error can still be told: at exit Python would print a traceback.

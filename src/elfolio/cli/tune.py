@@ -112,6 +112,8 @@ def _check_options(args: argparse.Namespace, files: list[str]) -> None:
 
     if args.undo:
         _check_undo(args)
+    if args.output == "-":
+        raise Failure("-o -: nothing is written to standard output; name a file, such as ./-")
     if args.in_place and args.output is not None:
         raise Failure("--in-place and -o exclude each other; leave out one")
     if args.merge and args.tier is not None:

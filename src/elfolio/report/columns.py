@@ -23,8 +23,13 @@ PLAIN = Ink(False)
 
 
 def plain(text: str) -> str:
-    """With what a terminal would not print, in the name of a file say, written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """With what a terminal would not print, in the name of a file say, written as escapes; a byte that is no UTF-8
+    (PEP 383) as itself: `\\xe9`."""
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(c: str) -> str:
+    return f"\\x{ord(c) - 0xDC00:x}" if "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
 
 
 def size(value: int) -> str:

@@ -79,7 +79,7 @@ def file_rows(found: "Iterable[Seen]", huge_page: int) -> list[FileRow]:
     for seen in found:
         for loss in seen.losses:
             if loss.size == huge_page and loss.whole and not loss.copied and seen.file is not None:
-                rows.append(_row(seen, loss, seen.file.policy.fs.name))
+                rows.append(_row(seen, loss, seen.file.policy.fs.title))
     return joined_files([rows], huge_page, processes=1)
 
 
@@ -143,6 +143,8 @@ def _remedy(row: FileRow, huge_page: int) -> str:
     if sum(barred.values()) <= row["could"] - row["mapped"]:
         return f"elfolio warm {path}" if row["lacking"] else "start its processes again: the folios are there now"
     worst = barred.most_common(1)[0][0]
+    if worst == "filesystem" and row["fs"] == "overlay":
+        return f"elfolio warm {path} finds out by trial: which file system the overlay's layer is cannot be seen"
     if worst not in ("base", "skewed"):
         return mend(Obstacle(worst), huge_page)
     return f"elfolio tune {path}" if row["elf"] else f"in the program: map it at a multiple of {size(huge_page)}"
