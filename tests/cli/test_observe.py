@@ -207,7 +207,7 @@ def test_the_page(process: int, tmp_path: Path) -> None:
         (["--pid", "1,x"], b"is not a number above 0"),
         (["--watch", "--html", "a", "1"], b"leave out --watch"),
         (["--watch", "--html", "a", "--all"], b"--html is of one moment"),
-        (["--cgroup", "/nowhere"], b"/nowhere: No such file or directory"),
+        (["--cgroup", "/nowhere"], b"--cgroup /nowhere: no such directory, nor below /sys/fs/cgroup"),
         (["--cgroup", "/usr"], b"/usr: no control group: it has no cgroup.procs"),
     ],
 )

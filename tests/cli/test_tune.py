@@ -78,6 +78,18 @@ def test_undo_with_a_plan_writes_nothing(pie: Path) -> None:
     assert pie.read_bytes() == tuned
 
 
+def test_a_name_cannot_write_to_the_terminal(pie: Path, tmp_path: Path) -> None:
+    """What names have of control characters comes out as escapes, in every line that has one."""
+    odd, out = tmp_path / "a\x1b[2J\n", tmp_path / "b\x1b[2J\n"
+    shutil.copy(pie, odd)
+    (tmp_path / "text\x1b").write_text("none")
+    outcomes = [tune(odd, "--plan"), tune(odd, "-o", out), tune("--undo", out, "-o", f"{out}c"), tune(odd, "-o", odd)]
+    assert [done.status for done in outcomes] == [0, 0, 0, 0]
+    assert rb"a\x1b[2J\n: -> " in outcomes[1].stdout
+    outcomes.append(tune(tmp_path / "text\x1b", "--plan"))
+    assert not any(b"\x1b" in done.stdout + done.stderr for done in outcomes)
+
+
 def test_where_nothing_is_won(tmp_path: Path) -> None:
     """It says so and exits with 0; -o copies, --in-place leaves the file alone."""
     path = tmp_path / "fixed"

@@ -123,8 +123,8 @@ def test_the_files() -> None:
 
 
 REMEDIES: list[tuple[Loss, str, str]] = [
-    (Loss(PMD, 3, False, 0, 0, 0, {}, {Obstacle.BASE: 3}), "/b i", "elfolio tune '/b i'"),
-    (Loss(PMD, 3, False, 0, 0, 0, {}, {Obstacle.SKEWED: 3}), "/b", "elfolio tune /b"),
+    (Loss(PMD, 3, False, 0, 0, 0, {}, {Obstacle.BASE: 3}), "/b i", "elfolio tune '/b i' -o OUT"),
+    (Loss(PMD, 3, False, 0, 0, 0, {}, {Obstacle.SKEWED: 3}), "/b", "elfolio tune /b -o OUT"),
     (Loss(PMD, 3, False, 0, 3, 0, {Backing.ABSENT: 3}, {}), "/b", "elfolio warm /b"),
     (Loss(PMD, 3, False, 1, 3, 3, {}, {}), "/b", "start its processes again: the folios are there now"),
     (Loss(PMD, 3, False, 3, 3, 3, {}, {}), "/b", ""),

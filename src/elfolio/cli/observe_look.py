@@ -79,6 +79,9 @@ def _group(args: argparse.Namespace) -> tuple[int, ...]:
     if args.all:
         return every_process()
     below = Path("/sys/fs/cgroup") / args.cgroup
+    if not (args.cgroup.exists() or below.exists()):
+        told = "no such directory, nor below /sys/fs/cgroup; /proc/PID/cgroup has a process's"
+        raise Failure(f"--cgroup {args.cgroup}: {told}")
     return cgroup_processes(args.cgroup if args.cgroup.is_dir() or not below.is_dir() else below)
 
 

@@ -99,11 +99,11 @@ class NewFile:
         if old.st_nlink == 1 or self._links is Links.LEAVE:
             return [self._name]
         if self._links is Links.REFUSE:
-            why = f"it has {old.st_nlink} names (hard links), and the others would keep the old file"
+            why = f"it has {old.st_nlink} names (hard links), and others would keep the old file: --links leave, or all"
             raise CannotReplace(errno.EMLINK, why, self.path)
         names = self._directory.names_of(old)
         if len(names) != old.st_nlink:
-            why = f"only {len(names)} of its {old.st_nlink} names (hard links) are in this directory"
+            why = f"only {len(names)} of its {old.st_nlink} names (hard links) are in this directory; --links leave"
             raise CannotReplace(errno.EMLINK, why, self.path)
         return names
 

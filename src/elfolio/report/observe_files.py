@@ -147,7 +147,7 @@ def _remedy(row: FileRow, huge_page: int) -> str:
         return f"elfolio warm {path} finds out by trial: which file system the overlay's layer is cannot be seen"
     if worst not in ("base", "skewed"):
         return mend(Obstacle(worst), huge_page)
-    return f"elfolio tune {path}" if row["elf"] else f"in the program: map it at a multiple of {size(huge_page)}"
+    return f"elfolio tune {path} -o OUT" if row["elf"] else f"in the program: map it at a multiple of {size(huge_page)}"
 
 
 READY = "with the folio there, not mapped as one yet"

@@ -7,7 +7,7 @@ from typing import TypedDict
 from elfolio.layout.finding import counted, size_text
 from elfolio.layout.hugepages import Tier
 from elfolio.layout.plan import Plan
-from elfolio.report.columns import PLAIN, Ink, columns, size, wrapped
+from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
 
 __all__ = ["EditRow", "FileReport", "MoveRow", "RefusalRow", "Report", "as_json", "as_text", "failed_row", "file_row"]
 
@@ -201,7 +201,7 @@ _TIERS = {0: "p_align edited", 1: "segments moved in the file", 2: "segments mer
 
 def as_text(file: FileReport, width: int = 100, ink: Ink = PLAIN, *, details: bool = False) -> str:
     """One file: a line or a few; with `details` every edit and move."""
-    lines = [f"{ink('strong', file['path'])}: {_headline(file)}"]
+    lines = [f"{ink('strong', plain(file['path']))}: {_headline(file)}"]
     for text in _sentences(file):
         lines += wrapped(text, width, "  ")
     if details and (file["edits"] or file["padding"]):
@@ -232,7 +232,7 @@ def _headline(file: FileReport) -> str:
 
 def _to(file: FileReport) -> str:
     output = file["output"]
-    return "" if output is None else " in its place" if output == file["path"] else f" -> {output}"
+    return "" if output is None else " in its place" if output == file["path"] else f" -> {plain(output)}"
 
 
 def _sentences(file: FileReport) -> Iterator[str]:
