@@ -29,9 +29,8 @@ def _parts(before: Raw, after: Raw) -> Iterator[str]:
     if len(olds) != len(news):
         yield f"{len(olds)} program headers that are not mapped became {len(news)}"
     for old, new in zip(olds, news, strict=False):
-        tables = [range(start, start + size) for start, size in before.tables()]
         # Of RELRO only addresses count, and lld lets it end behind its segment.
-        is_table = old.type == PT_GNU_RELRO or any(old.offset in table for table in tables)
+        is_table = old.type == PT_GNU_RELRO or _has_tables(before, old)
         if not is_table and before.data[old.offset : old.file_end] != after.data[new.offset : new.file_end]:
             yield f"{old}: it holds other bytes"
         holders = [s for s in before.loads if _holds(s, old) and _bias(s) == _bias(old)]
@@ -53,9 +52,12 @@ def _sections(before: Raw, after: Raw) -> Iterator[str]:
     if len(after.sections) < len(before.sections):
         yield f"{len(before.sections)} sections became {len(after.sections)}"
     names = before.header["shstrndx"]
+    # Names that stand within a table change with it.
+    is_odd = names < len(before.sections) and _has_tables(before, before.sections[names])
+    kept = _KEPT[1:] if is_odd else _KEPT
     for index, (old, new) in enumerate(zip(before.sections, after.sections, strict=False)):
         label = f"section {index} {old.text}"
-        for name in _KEPT if index else ("type",):
+        for name in kept if index else ("type",):
             if getattr(old, name) != getattr(new, name):
                 yield f"{label}: {name} {getattr(old, name)!r} became {getattr(new, name)!r}"
         if index and (old.size != new.size if index != names else old.size > new.size):
@@ -79,7 +81,7 @@ def _section_place(before: Raw, after: Raw, old: Section, new: Section, label: s
             yield f"{label}: no segment holds it at its address any more"
     nobits = old.type == SHT_NOBITS and old.flags & SHF_ALLOC and not old.flags & SHF_TLS
     # binutils and LLVM place a NOBITS section by its offset: it must not precede the bytes before it in its segment.
-    if nobits and _in_order(before, old) and not _in_order(after, new):
+    if nobits and all(_in_order(before, old) or [False]) and not any(_in_order(after, new)):
         yield f"{label}: its offset {new.offset:#x} is not where its segment's bytes end"
 
 
@@ -91,14 +93,15 @@ def _at(segment: Segment, section: Section) -> bool:
     return section.offset - segment.offset == section.addr - segment.vaddr
 
 
-def _in_order(raw: Raw, section: Section) -> bool:
+def _in_order(raw: Raw, section: Section) -> list[bool]:
+    """By each segment that has the section: of two that overlap in memory it can be in one's order only."""
     owners = [s for s in raw.loads if s.vaddr <= section.addr and section.addr + section.size <= s.vaddr + s.memsz]
-    return any(s.offset <= section.offset and section.offset <= s.offset + section.addr - s.vaddr for s in owners)
+    return [0 <= section.offset - s.offset <= section.addr - s.vaddr for s in owners]
 
 
-def _has_tables(raw: Raw, section: Section) -> bool:
-    ends = section.offset + section.filesz
-    return any(size and start < ends and section.offset < start + size for start, size in raw.tables())
+def _has_tables(raw: Raw, part: Section | Segment) -> bool:
+    ends = part.offset + part.filesz
+    return any(size and start < ends and part.offset < start + size for start, size in raw.tables())
 
 
 def _pieces(raw: Raw) -> list[Range]:

@@ -146,3 +146,9 @@ def _named(sections: list[Section], names: int, data: bytes) -> tuple[Section, .
 
 def _text(table: bytes, at: int) -> str:
     return table[at : table.find(b"\0", at)].decode(errors="replace") if at < len(table) else ""
+
+
+def fields_of(raw: Raw, of_segment: bool) -> tuple[tuple[str, ...], str]:
+    """The names of a program header's fields, or of a section header's, in order; and struct's format of all."""
+    names, form = (_SEGMENT_NAMES[raw.bits], _SEGMENT) if of_segment else (_SECTION_NAMES, _SECTION)
+    return names, raw.order + (form[64] if raw.bits == 64 else "I" * len(names))

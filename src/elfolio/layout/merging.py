@@ -20,7 +20,7 @@ from elfolio.layout.relro import protected_span
 from elfolio.layout.segments import PAGE_SIZES, Layout, Load, congruence
 from elfolio.span import Span
 
-__all__ = ["Merger", "Unmergeable", "check_bytes", "check_fills", "gather", "join", "relro_notes"]
+__all__ = ["Merger", "Unmergeable", "check_bytes", "check_fills", "gather", "join", "overlap", "relro_notes"]
 
 _WX = c.PF_W | c.PF_X
 
@@ -52,10 +52,8 @@ def gather(layout: Layout, ladder: Ladder | None, *, force: bool = False) -> Mer
     """What to merge, for the layout's pages, and where there is a ladder for its huge ones; `force` takes
     all neighbours that win none too. Raises Unmergeable."""
     loads = layout.in_memory
-    for a, b in pairwise(loads):
-        if b.segment.vaddr < a.segment.vaddr + a.segment.memsz:
-            text = f"program headers {a.index} and {b.index} overlap at {b.segment.vaddr:#x}"
-            raise Unmergeable(Reason.OVERLAP, text, "relink it")
+    if (refusal := overlap(layout, Tier.MERGE)) is not None:
+        raise Unmergeable(refusal.reason, refusal.text, refusal.mend)
     _check_pages(layout)
     wanted = set() if ladder is None else _for_huge_pages(layout, ladder, force)
     groups: list[list[Load]] = []
@@ -80,6 +78,15 @@ def gather(layout: Layout, ladder: Ladder | None, *, force: bool = False) -> Mer
             groups.append([load])
     joints = [_joint(group) for group in groups if len(group) > 1]
     return Merger(tuple(map(tuple, groups)), bound, (*joints, *overlays))
+
+
+def overlap(layout: Layout, tier: Tier) -> Refusal | None:
+    """Two segments that want the same addresses, so that nobody can say whose bytes go with which; refuses `tier`."""
+    for a, b in pairwise(layout.in_memory):
+        if b.segment.vaddr < a.segment.vaddr + a.segment.memsz:
+            text = f"program headers {a.index} and {b.index} overlap at {b.segment.vaddr:#x}"
+            return Refusal(Reason.OVERLAP, text, "relink it", tier)
+    return None
 
 
 def _perms(group: Iterable[Load]) -> int:

@@ -15,7 +15,7 @@ from elfolio.elf.rewriting import Move, Rewrite
 from elfolio.elf.tail import NO_TAIL, Tail
 from elfolio.layout.finding import size_text
 from elfolio.layout.hugepages import PMD, Ladder, Tier, climb
-from elfolio.layout.merging import Merger, Unmergeable, check_bytes, check_fills, gather, join, relro_notes
+from elfolio.layout.merging import Merger, Unmergeable, check_bytes, check_fills, gather, join, overlap, relro_notes
 from elfolio.layout.placing import holds_header, place
 from elfolio.layout.plan import Plan, Reason, Refusal
 from elfolio.layout.segments import Layout
@@ -88,6 +88,8 @@ def _aligned(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: fro
 
 def _relaid(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: frozenset[int], force: bool) -> Plan:
     """Tier 1."""
+    if (refusal := overlap(Layout(image, page), Tier.RELAY)) is not None:
+        return _unchanged(image, block, page, ladder, [refusal])
     shifts = place(image, dict.fromkeys(wanted, block), apart=force)
     aligns = _aligns(image, block, wanted, shifts)
     try:
@@ -223,6 +225,9 @@ def _too_large(image: ElfImage, rewrite: Rewrite) -> Refusal | None:
 
 
 def _notes(old: ElfImage, new: ElfImage) -> list[str]:
-    if old.header.phoff == new.header.phoff:
+    """Linux before 5.18 takes the first PT_LOAD's distance between address and offset for the program headers' too."""
+    before, after = (next(s.vaddr - s.offset for s in x.segments if s.type == c.PT_LOAD) for x in (old, new))
+    if before + old.header.phoff == after + new.header.phoff:
         return []
-    return ["The program headers move with their segment: before Linux 5.18 AT_PHDR would be wrong"]
+    what = "The program headers move with their segment" if old.header.phoff != new.header.phoff else "A segment moves"
+    return [f"{what}: before Linux 5.18 AT_PHDR would be wrong"]

@@ -147,8 +147,8 @@ class _Places:
 
     def of_section(self, index: int, section: Section) -> int:
         """A section's."""
-        if section.type == c.SHT_NULL:
-            return 0
+        if not index:
+            return 0  # it holds counts
         what = f"section {index} {section.name}"
         if section.flags & c.SHF_ALLOC:
             write = c.PF_W if section.flags & c.SHF_WRITE else 0
