@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,17 @@ print(*(f"{key}={value:x}" for key, value in made.items()), flush=True)
 import signal
 signal.pause()
 """
+
+
+def smaps(pid: int) -> dict[int, dict[str, int]]:
+    """smaps' numbers in bytes, by a mapping's start."""
+    found: dict[int, dict[str, int]] = {}
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if head := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
+            items = found.setdefault(int(head[1], 16), {})
+        elif item := re.match(r"(\w+): +(\d+) kB", line):
+            items[item[1]] = int(item[2]) * 1024
+    return found
 
 
 class Process:

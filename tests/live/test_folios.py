@@ -3,11 +3,9 @@
 import ctypes
 import mmap
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from elfolio import _native
 from elfolio.kernel.folio import UNSEEN, Kind
 from elfolio.live.folios import Mapped, VmaFolios, frames_for, read_folios, runs_of
 from tests.live import slow_folios
-from tests.live.sorts import PAGE, M, Process, process_of_all_sorts
+from tests.live.sorts import PAGE, M, Process, process_of_all_sorts, smaps
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +21,6 @@ def process() -> Iterator[Process]:
     """One for all tests: it does not change."""
     with process_of_all_sorts() as found:
         yield found
-
-
-def smaps(pid: int) -> dict[int, dict[str, int]]:
-    """smaps' numbers in bytes, by a mapping's start."""
-    found: dict[int, dict[str, int]] = {}
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if head := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
-            items = found.setdefault(int(head[1], 16), {})
-        elif item := re.match(r"(\w+): +(\d+) kB", line):
-            items[item[1]] = int(item[2]) * 1024
-    return found
 
 
 def figures(one: VmaFolios) -> dict[str, int | None]:

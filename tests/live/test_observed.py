@@ -3,7 +3,6 @@
 import json
 import mmap
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from elfolio.live.backed import Files
 from elfolio.live.host import policy_here
 from elfolio.live.observed import Memoryless, Observed, Seen, observe, picture
 from tests.cli.running import ELFOLIO
+from tests.live.sorts import smaps
 
 M, P = 1 << 20, mmap.PAGESIZE
 PMD = policy_here().pmd_size
@@ -111,17 +111,6 @@ def child(files: tuple[str, str]) -> Iterator[Child]:
     made = Child(files)
     yield made
     made.end()
-
-
-def smaps(pid: int) -> dict[int, dict[str, int]]:
-    """smaps' numbers in bytes, by a mapping's start."""
-    found: dict[int, dict[str, int]] = {}
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if head := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
-            items = found.setdefault(int(head[1], 16), {})
-        elif item := re.match(r"(\w+): +(\d+) kB", line):
-            items[item[1]] = int(item[2]) * 1024
-    return found
 
 
 def numbers(one: Seen) -> dict[str, int]:

@@ -199,10 +199,7 @@ def _rows(explanation: "Explanation") -> Iterator[tuple[str, str]]:
     yield "temperature", f"{explanation.temperature} (asked for: {explanation.asked})"
     why = explanation.why
     if why is not None:
-        yield "why not warm", f"{why.reason}: {why.detail}" if why.detail else why.reason
-        yield "why not warm", why.sentence
-        if why.mend:
-            yield "what helps", why.mend
+        yield from _why_rows("why not warm", why)
     if explanation.tuned is not None:
         yield from _tuned_rows(explanation.tuned)
     if explanation.wait:
@@ -244,13 +241,17 @@ def _process_rows(process: "WarmProcess", explanation: "Explanation") -> Iterato
     yield "must be the same", "every variable" if variables is None else f"the variables {', '.join(variables)}"
 
 
+def _why_rows(name: str, why: "Reasoned") -> Iterator[tuple[str, str]]:
+    yield name, f"{why.reason}: {why.detail}" if why.detail else why.reason
+    yield name, why.sentence
+    if why.mend:
+        yield "what helps", why.mend
+
+
 def _tuned_rows(copy: "TunedCopy") -> Iterator[tuple[str, str]]:
     why = copy.why
     if why is not None:
-        yield "why not tuned", f"{why.reason}: {why.detail}" if why.detail else why.reason
-        yield "why not tuned", why.sentence
-        if why.mend:
-            yield "what helps", why.mend
+        yield from _why_rows("why not tuned", why)
         return
     yield "tuned copy", copy.path
     filled = "the kernel hides how many are" if copy.filled is None else f"{copy.filled} are"
