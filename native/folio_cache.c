@@ -38,22 +38,17 @@ void frame_cache_free(struct frame_cache *cache)
     free(cache);
 }
 
-/* Words of a whole block; those that the kernel does not give are 0. 0 or an errno. */
+/* Words of a whole block; those that the kernel does not give stay 0. 0 or an errno. */
 static int fill(int fd, uint64_t first, uint32_t *words)
 {
     uint64_t buffer[512];
-    for (uint64_t done = 0; done < BLOCK;) {
-        size_t room = (BLOCK - done) * 8 < sizeof buffer ? (BLOCK - done) * 8 : sizeof buffer;
-        ssize_t got = pread(fd, buffer, room, (off_t)((first + done) * 8));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0 && errno != EINVAL) /* beyond the last frame */
-            return errno;
-        if (got <= 0)
-            break;
-        for (size_t i = 0; i < (size_t)got / 8; i++)
+    size_t n = sizeof buffer / sizeof *buffer, got = n;
+    for (size_t done = 0; done < BLOCK && got == n; done += n) {
+        int err = frame_words(fd, first + done, n, buffer, &got);
+        if (err)
+            return err;
+        for (size_t i = 0; i < got; i++)
             words[done + i] = (uint32_t)buffer[i];
-        done += (uint64_t)got / 8;
     }
     return 0;
 }

@@ -59,24 +59,31 @@ static size_t gather(struct extent *extents, const uint64_t *entry, const uint8_
     return count;
 }
 
+int frame_words(int fd, uint64_t first, size_t n, uint64_t *words, size_t *got)
+{
+    size_t bytes = n * 8, had = 0;
+    while (had < bytes) {
+        ssize_t more = pread(fd, (char *)words + had, bytes - had, (off_t)(first * 8 + had));
+        if (more < 0 && errno == EINTR)
+            continue;
+        if (more < 0 && errno != EINVAL) /* beyond the last frame: memory of a device */
+            return errno;
+        if (more <= 0)
+            break;
+        had += (size_t)more;
+    }
+    *got = had / 8;
+    return 0;
+}
+
 /* Reads frames from `from` up to, not including, `to`, at most WINDOW; those that the kernel does not give are 0. */
 static int read_window(struct frames *frames, int fd, uint64_t from, uint64_t to)
 {
-    size_t bytes = (size_t)(to - from) * 8, had = 0;
-    char *window = (char *)frames->window;
-    while (had < bytes) {
-        ssize_t got = pread(fd, window + had, bytes - had, (off_t)(from * 8 + had));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0 && errno != EINVAL) /* beyond the last frame: memory of a device */
-            return errno;
-        if (got <= 0)
-            break;
-        had += (size_t)got;
-    }
-    for (size_t i = had / 8; i < to - from; i++)
+    size_t got;
+    int err = frame_words(fd, from, (size_t)(to - from), frames->window, &got);
+    for (size_t i = err ? to - from : got; i < to - from; i++)
         frames->window[i] = 0;
-    return 0;
+    return err;
 }
 
 int frames_read(struct frames *frames, int fd, const uint64_t *entry, const uint8_t *wanted, size_t n, uint64_t *out)

@@ -118,6 +118,8 @@ struct frames *frames_new(void);
 void frames_free(struct frames *frames);
 /* For every i below n with wanted[i] nonzero: out[i], the word of frame number entry[i] in kpageflags or kpagecount. */
 int frames_read(struct frames *frames, int fd, const uint64_t *entry, const uint8_t *wanted, size_t n, uint64_t *out);
+/* Words of n frames from `first`, in *got; fewer where memory ends. 0 or an errno. */
+int frame_words(int fd, uint64_t first, size_t n, uint64_t *words, size_t *got);
 /* The word of one frame; 0 where there is none. */
 uint64_t frame_word(int fd, uint64_t frame);
 

@@ -9,8 +9,9 @@ from elfolio.elf.image import ElfImage
 from elfolio.elf.reader import read
 from elfolio.kernel.advice import advice, under
 from elfolio.kernel.blocks import Way
+from elfolio.kernel.execve import is_program
 from elfolio.kernel.policy import Policy, policy
-from elfolio.kernel.prediction import Prediction, is_program, predict
+from elfolio.kernel.prediction import Prediction, predict
 from elfolio.kernel.space import AddressSpace, Vma, VmFlags
 from elfolio.layout.finding import Finding
 from elfolio.span import MappedAddress

@@ -75,7 +75,7 @@ def process(rows: tuple[Seen, ...] = RECORDED, *, whole: bool = True, pid: int =
     memory = ProcessMemory(pid, name, uses, 44 << 10, {"ksm_merge_any": False}, 65530, False)
     folios = ProcessFolios(pid, P, tuple(one.folios for one in rows), ("pagemap",), "dirty pages")
     neighbours = apart([use.vma for use in uses], {1, 2}, NOW)
-    return as_process(Observed(memory, rows, folios), neighbours, PMD, whole=whole)
+    return as_process(Observed(memory, rows, folios), neighbours, file_rows(rows, PMD), whole=whole)
 
 
 def report(*processes: Process, files: list[FileRow] | None = None) -> Report:

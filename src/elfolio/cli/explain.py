@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = _report(args)
         if args.html is not None:
-            _write_page(args.html, report)
+            from elfolio.cli.output import write_page
+            from elfolio.report.explain_html import as_html
+
+            write_page(args.html, as_html(report))
     except (ElfError, MapsError) as error:
         raise Failure(str(error)) from error
     except InvalidArgument as error:
@@ -101,12 +104,6 @@ def _verified(args: argparse.Namespace, prediction: "Prediction") -> "Verificati
     if not prediction.is_program:
         raise Failure(f"--verify: {args.file} is no program: give a program that loads it")
     return verify(path, prediction.policy)
-
-
-def _write_page(path: Path, report: "Report") -> None:
-    from elfolio.report.explain_html import as_html
-
-    path.write_text(as_html(report), encoding="utf-8", errors="replace")
 
 
 def _show(args: argparse.Namespace, report: "Report") -> None:

@@ -55,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
     looked = look(args)
     status = complain(args, looked)
     if args.html is not None:
-        _write_page(args.html, looked)
+        from elfolio.cli.output import write_page
+        from elfolio.report.observe_html import as_html
+
+        write_page(args.html, as_html(looked.report, looked.pictures))
     if args.json:
         from elfolio.report.observe import as_json
 
@@ -94,12 +97,3 @@ def shown(args: argparse.Namespace, looked: "Looked") -> str:
     from elfolio.report.observe_text import as_table, as_text
 
     return (as_text if args.pids else as_table)(looked.report, *width_and_ink())
-
-
-def _write_page(path: Path, looked: "Looked") -> None:
-    from elfolio.report.observe_html import as_html
-
-    try:
-        path.write_text(as_html(looked.report, looked.pictures), encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise Failure(f"{path}: {error.strerror}") from error

@@ -116,8 +116,9 @@ def _keep(seen: Observed, policy: Policy, found: _Found, args: argparse.Namespac
     uses = seen.memory.uses
     written = {index for index, use in enumerate(uses) if use.written}
     neighbours = apart([use.vma for use in uses], written, policy)
-    found.processes.append(as_process(seen, neighbours, policy.pmd_size, whole=whole))
-    found.files.append(file_rows(seen.seen, policy.pmd_size))
+    files = file_rows(seen.seen, policy.pmd_size)
+    found.processes.append(as_process(seen, neighbours, files, whole=whole))
+    found.files.append(files)
     if whole and args.html is not None:
         pid = seen.memory.pid
         found.pictures[pid] = [picture(pid, use.vma, _CELLS) for use in uses]

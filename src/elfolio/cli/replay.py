@@ -157,19 +157,13 @@ def _replay(args: argparse.Namespace, file: TextIO) -> int:
     seconds = time.perf_counter() - begin
     report = as_report(lanes, log, steps, form=form, own=own.name if log.facts else "", seconds=seconds)
     if args.html is not None:
-        _write_page(args.html, report)
+        from elfolio.cli.output import write_page
+        from elfolio.report.replay_html import as_html
+
+        write_page(args.html, as_html(report))
     _show(args, report)
     wrong = any(lane["own"] and _differs(lane) for lane in report["lanes"])  # type: ignore[arg-type]
     return 1 if wrong or report["unreadable"] else 0
-
-
-def _write_page(path: Path, report: "Report") -> None:
-    from elfolio.report.replay_html import as_html
-
-    try:
-        path.write_text(as_html(report), encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise Failure(f"{path}: {error.strerror}") from error
 
 
 def _differs(lane: dict[str, object]) -> bool:

@@ -24,9 +24,14 @@ def run_check(args: argparse.Namespace) -> int:
 
     if args.trace is not None or args.command:
         raise Failure("--check takes no trace")
-    rows = _live(args) if args.live else [_row(case, _policy(args.policy)) for case in _cases(args.check)]
+    rows = _live(args) if args.live else _modelled(args)
     print(as_cases_json(rows) if args.json else as_cases_text(rows))
     return 1 if any(row["passed"] is False for row in rows) else 0
+
+
+def _modelled(args: argparse.Namespace) -> "list[CaseRow]":
+    cases, policy = _cases(args.check), _policy(args.policy)
+    return [_row(case, policy) for case in cases]
 
 
 def _policy(names: list[str] | None) -> "Policy":

@@ -15,6 +15,8 @@ MACHINE_NAMES = {
     **{EM_PPC64: "ppc64", EM_S390: "s390", EM_LOONGARCH: "loongarch", EM_MIPS: "mips", EM_PPC: "ppc"},
 }
 """e_machine, by the names that people use."""
+SMALL_PAGED = frozenset((EM_X86_64, EM_386, EM_S390))
+"""Machines with pages of 4 KiB and no others; others may have pages of up to 64 KiB."""
 
 PT_NULL, PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_SHLIB, PT_PHDR, PT_TLS = range(8)
 PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_RELRO, PT_GNU_PROPERTY = 0x6474E550, 0x6474E551, 0x6474E552, 0x6474E553

@@ -11,7 +11,7 @@ from elfolio.elf import constants as c
 from elfolio.elf.image import ElfImage
 from elfolio.span import Span
 
-__all__ = ["NO_TAIL", "Tail", "TailKind", "known_end", "read_tail"]
+__all__ = ["NO_TAIL", "Tail", "TailKind", "has_any", "known_end", "read_tail"]
 
 
 class TailKind(StrEnum):
@@ -76,10 +76,10 @@ def read_tail(image: ElfImage, data: memoryview) -> Tail:
     for kind, mark in _ENDS:
         if mark in last:
             return Tail(span, kind)
-    return Tail(span, TailKind.UNKNOWN if _has_any(data[end:]) else TailKind.ZEROS)
+    return Tail(span, TailKind.UNKNOWN if has_any(data[end:]) else TailKind.ZEROS)
 
 
-def _has_any(data: memoryview) -> bool:
+def has_any(data: memoryview) -> bool:
     """Whether a byte is not zero, without a copy of all of it."""
     step = 1 << 20
     return any(bytes(data[at : at + step]).strip(b"\0") for at in range(0, len(data), step))

@@ -73,8 +73,7 @@ class Found:
 
 def record_start(image: ElfImage, size: int) -> int:
     """Where the record of a file of `size` bytes begins: at the next page, of the largest that its machine may have."""
-    small = image.header.machine in (c.EM_X86_64, c.EM_386, c.EM_S390)
-    return round_up(size, 4096 if small else 65536)
+    return round_up(size, 4096 if image.header.machine in c.SMALL_PAGED else 65536)
 
 
 def find_record(data: memoryview, name: str = "") -> Found | None:

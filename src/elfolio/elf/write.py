@@ -41,7 +41,7 @@ def pieces(rewrite: Rewrite, source: memoryview, step: int = 2 << 20) -> Iterato
     parts += _plain(rewrite, mixed, step)
     for part in sorted(parts, key=lambda part: part.span):
         if part.source is None:
-            yield part.span.start, memoryview(_built(rewrite, edited, source, part.span))
+            yield part.span.start, memoryview(_built(rewrite, source, part.span))
         else:
             yield part.span.start, source[part.source : part.source + part.span.size]
 
@@ -107,7 +107,7 @@ def _filled(rewrite: Rewrite, start: int, step: int) -> Span:
     return Span(min((p.start for p in parts), default=start), max((p.end for p in parts), default=start))
 
 
-def _built(rewrite: Rewrite, edited: list[tuple[int, Edit]], source: memoryview, span: Span) -> bytearray:
+def _built(rewrite: Rewrite, source: memoryview, span: Span) -> bytearray:
     """Put together from all ranges that reach into it, and edited."""
     out = bytearray(span.size)
     for move in rewrite.moves:
@@ -115,8 +115,7 @@ def _built(rewrite: Rewrite, edited: list[tuple[int, Edit]], source: memoryview,
         if part.size:
             back = move.old - move.new
             out[part.start - span.start : part.end - span.start] = source[part.start + back : part.end + back]
-    for move in rewrite.moves:
-        _patch(out, span, rewrite, move.target.common(span), move.old - move.new)
+            _patch(out, span, rewrite, part, back)
     return out
 
 

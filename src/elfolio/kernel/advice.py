@@ -7,9 +7,9 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_DYN
+from elfolio.elf.constants import ET_DYN
 from elfolio.kernel.blocks import Block, Obstacle, Way
-from elfolio.kernel.execve import machine_for
+from elfolio.kernel.execve import is_program, machine_for
 from elfolio.kernel.loader import slab_bytes
 from elfolio.kernel.policy import Policy
 from elfolio.kernel.space import AddressSpace
@@ -104,8 +104,7 @@ def tuned_notes(plan: Plan, policy: Policy) -> Iterator[str]:
     if machine_for(image) != policy.machine or plan.tier is Tier.AS_IS or not plan.won:
         return
     static = image.interpreter is None
-    is_program = not static or bool((image.tag(DT_FLAGS_1) or 0) & DF_1_PIE)
-    if image.header.type == ET_DYN and is_program and not policy["static_pie_align" if static else "pie_align"]:
+    if image.header.type == ET_DYN and is_program(image) and not policy["static_pie_align" if static else "pie_align"]:
         yield f"{policy.name} does not look at p_align here: the load address is a multiple of it by chance only."
     if policy.largest_folio < plan.block:
         collapses = policy.read_only_thp and policy["read_only_thp_for_fs"]

@@ -51,7 +51,8 @@ def backing(runs: Sequence[Run], first: int, pages: int) -> Backing:
     """What a file's runs, in its order, have of the block of so many pages at page `first`, a multiple of `pages`."""
     at, end, smallest = first, first + pages, pages
     index = bisect_right(runs, first, key=attrgetter("start")) - 1
-    for run in runs[max(index, 0) :]:
+    for number in range(max(index, 0), len(runs)):
+        run = runs[number]
         if run.start > at or at >= end:
             break
         if run.end > at:

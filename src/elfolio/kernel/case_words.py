@@ -17,7 +17,7 @@ WORD = (1 << 64) - 1
 """An argument of a system call has 64 bits."""
 REMARKS = frozenset(("note", "notes", "comment", "why", "source"))
 """Keys that say something to a reader."""
-_ALIASES = {"ANON": "ANONYMOUS", "FILE": "0", "EXECUTABLE": "EXECUTABLE", "HUGE_2MB": str(21 << 26)}
+_ALIASES = {"ANON": "ANONYMOUS", "FILE": "0", "HUGE_2MB": str(21 << 26)}
 _PROTECTIONS = {"NONE": 0, "READ": 1, "WRITE": 2, "EXEC": 4, "GROWSDOWN": 1 << 24, "GROWSUP": 1 << 25}
 _PRCTL = {"PR_MDWE_REFUSE_EXEC_GAIN": 1, "PR_MDWE_NO_INHERIT": 2, "PR_THP_DISABLE_EXCEPT_ADVISED": 2}
 

@@ -156,8 +156,6 @@ def _judge(failed: str) -> Verdict:
 class Run:
     """A case at work: the names that it has given so far."""
 
-    host: CaseHost
-
     def __init__(self, host: CaseHost, page: int = 4096) -> None:
         self.host = host
         self.page = page

@@ -8,7 +8,18 @@ decides the rest. Errors up to begin_new_exec come back to the caller of execve,
 import errno
 from dataclasses import dataclass, replace
 
-from elfolio.elf.constants import EM_386, EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, PF_X, PT_GNU_STACK, PT_INTERP
+from elfolio.elf.constants import (
+    DF_1_PIE,
+    DT_FLAGS_1,
+    EM_386,
+    EM_AARCH64,
+    EM_X86_64,
+    ET_DYN,
+    ET_EXEC,
+    PF_X,
+    PT_GNU_STACK,
+    PT_INTERP,
+)
 from elfolio.elf.image import ElfImage
 from elfolio.kernel.areas import Area
 from elfolio.kernel.bias import base_alignment, entropy_bits
@@ -23,7 +34,7 @@ from elfolio.kernel.segments import Loader
 from elfolio.kernel.space import AddressSpace, OpenFile, Vma, VmFlags
 from elfolio.span import MappedAddress, round_down, round_up
 
-__all__ = ["ExecError", "Execution", "check_program", "execve", "machine_for"]
+__all__ = ["ExecError", "Execution", "check_program", "execve", "is_program", "machine_for"]
 
 _SIGSEGV = 11
 _PATH_MAX = 4096
@@ -66,6 +77,12 @@ class Execution:
     """The first instruction: the interpreter's entry, or the program's."""
     phdr: int
     """AT_PHDR."""
+
+
+def is_program(image: ElfImage) -> bool:
+    """Whether execve is what maps it: ET_EXEC, and ET_DYN with an interpreter or marked as a program (DF_1_PIE)."""
+    pie = (image.tag(DT_FLAGS_1) or 0) & DF_1_PIE
+    return image.header.type == ET_EXEC or image.interpreter is not None or bool(pie)
 
 
 def machine_for(image: ElfImage) -> str | None:

@@ -52,11 +52,9 @@ def apply(mm: Mm, operation: calls.Operation) -> int:
 
 def fault_all(mm: Mm, start: int = 0, end: int = _WORD) -> None:
     """As if every page that may be written had been: each private writable area of the range gets its anon_vma."""
-    area = mm.areas.find(start)
-    while area is not None and area.start < end:
+    for area in mm.over(start, end):
         if area.flags & (_WRITE | _SHARED) == _WRITE:
             prepare(mm, area)
-        area = area.next
 
 
 def bounds(make: Callable[[], Mm], operations: Iterable[calls.Operation]) -> tuple[Mm, Mm]:

@@ -7,11 +7,11 @@ and for each block of them whether it can be a huge mapping.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from elfolio.elf.constants import DF_1_PIE, DT_FLAGS_1, ET_CORE, ET_EXEC, ET_REL, PF_W
+from elfolio.elf.constants import ET_CORE, ET_EXEC, ET_REL, PF_W
 from elfolio.elf.image import ElfHead, ElfImage, Segment
 from elfolio.kernel.advice import advice, under
 from elfolio.kernel.blocks import Block, Obstacle, block_sizes, blocks
-from elfolio.kernel.execve import ExecError, Execution, execve
+from elfolio.kernel.execve import ExecError, Execution, execve, is_program
 from elfolio.kernel.host import Host
 from elfolio.kernel.loader import LoadError, linked, map_object
 from elfolio.kernel.mappable import of_policy
@@ -23,7 +23,7 @@ from elfolio.layout.findings import findings
 from elfolio.layout.segments import Layout
 from elfolio.span import Span, round_down, round_up
 
-__all__ = ["BlockRun", "Prediction", "is_program", "linked_skew", "predict"]
+__all__ = ["BlockRun", "Prediction", "linked_skew", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,6 @@ class Prediction:
     def is_program(self) -> bool:
         """Whether it is execve that maps it."""
         return is_program(self.image)
-
-
-def is_program(image: ElfImage) -> bool:
-    """Whether execve is what maps it: ET_EXEC, and ET_DYN with an interpreter or marked as a program (DF_1_PIE)."""
-    pie = (image.tag(DT_FLAGS_1) or 0) & DF_1_PIE
-    return image.header.type == ET_EXEC or image.interpreter is not None or bool(pie)
 
 
 def predict(

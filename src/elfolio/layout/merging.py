@@ -147,9 +147,7 @@ def _close_runs(layout: Layout) -> Iterator[list[Load]]:
 
 
 def _joint(group: list[Load]) -> Joint:
-    flags = _perms(group)
-    letters = zip("rwx", (c.PF_R, c.PF_W, c.PF_X), strict=True)
-    joined = "".join(letter if flags & bit else "-" for letter, bit in letters)
+    joined = replace(group[0].segment, flags=_perms(group)).perms
     return Joint(tuple(x.index for x in group), tuple(x.segment.perms for x in group), joined)
 
 

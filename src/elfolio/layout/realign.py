@@ -57,8 +57,9 @@ def realign(
     found = _wanted(image, ladder, most, force)
     if not force:
         refusals += _stuck(image, block, found)
-    if most >= Tier.RELAY and any(place(image, dict.fromkeys(found, block), apart=force).values()):
-        plan = _relaid(image, block, page, ladder, found, force)
+    shifts = place(image, dict.fromkeys(found, block), apart=force) if most >= Tier.RELAY else {}
+    if any(shifts.values()):
+        plan = _relaid(image, block, page, ladder, found, shifts)
         if not plan.refusals:
             return replace(plan, refusals=tuple(refusals))
         refusals += plan.refusals
@@ -78,7 +79,7 @@ def _wanted(image: ElfImage, ladder: Ladder, most: Tier, force: bool) -> frozens
 
 def _aligned(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: frozenset[int]) -> Plan:
     """Tier 0: p_align alone, of segments that are congruent modulo the block."""
-    aligns = _aligns(image, block, wanted, dict.fromkeys(range(len(image.segments)), 0))
+    aligns = _aligns(image, block, wanted, {})
     if not aligns:
         return _unchanged(image, block, page, ladder, [])
     none = {i: 0 for i, s in enumerate(image.segments) if s.type == c.PT_LOAD}
@@ -86,11 +87,12 @@ def _aligned(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: fro
     return Plan(image, block, page, Tier.ALIGN, done.rewrite, done.becomes, ladder, _after(done.becomes, page, block))
 
 
-def _relaid(image: ElfImage, block: int, page: int, ladder: Ladder, wanted: frozenset[int], force: bool) -> Plan:
+def _relaid(
+    image: ElfImage, block: int, page: int, ladder: Ladder, wanted: frozenset[int], shifts: dict[int, int]
+) -> Plan:
     """Tier 1."""
     if (refusal := overlap(Layout(image, page), Tier.RELAY)) is not None:
         return _unchanged(image, block, page, ladder, [refusal])
-    shifts = place(image, dict.fromkeys(wanted, block), apart=force)
     aligns = _aligns(image, block, wanted, shifts)
     try:
         done = shifted(image, shifts, aligns)

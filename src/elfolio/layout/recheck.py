@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from elfolio.elf import constants as c
 from elfolio.elf.image import ElfImage, Section, Segment
 from elfolio.elf.reader import read
+from elfolio.elf.tail import has_any
 from elfolio.errors import ElfError
 from elfolio.layout.plan import Plan
 from elfolio.span import Span
@@ -38,7 +39,7 @@ def differences(plan: Plan, old: memoryview, new: memoryview) -> Iterator[str]:
     for index, (x, y) in enumerate(zip(plan.image.sections, image.sections, strict=False)):
         yield from _section(index, x, y, edited, new)
     for span in plan.rewrite.padding:
-        if any(bytes(new[at : min(at + _STEP, span.end)]).strip(b"\0") for at in range(span.start, span.end, _STEP)):
+        if has_any(new[span.start : span.end]):
             yield f"the padding at {span.start:#x} is not all zeros"
 
 

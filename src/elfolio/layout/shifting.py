@@ -51,9 +51,8 @@ class _Run:
 
 def granule(image: ElfImage, segment: Segment) -> int:
     """Bytes of the largest page with which a segment can be mapped: shifts are multiples of it, and pages of this size
-    keep their contents. What it was linked for counts for nothing: larger ones may show what it needs by chance. x86
-    and s390 have pages of 4 KiB and no others."""
-    if image.header.machine in (c.EM_X86_64, c.EM_386, c.EM_S390):
+    keep their contents. What it was linked for counts for nothing: larger ones may show what it needs by chance."""
+    if image.header.machine in c.SMALL_PAGED:
         return 4096
     return min(PAGE_SIZES[-1], max(PAGE_SIZES[0], congruence(segment.vaddr, segment.offset)))
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from elfolio.live.processes import every_process
+
 __all__ = ["Holder", "holders", "mapped_files"]
 
 
@@ -54,8 +56,8 @@ def mapped_files(pid: int, proc: str | Path = "/proc") -> tuple[str, ...]:
 
 
 def _processes(proc: Path) -> Iterator[Path]:
-    own = str(os.getpid())
-    return (proc / name for name in os.listdir(proc) if name.isdigit() and name != own)
+    own = os.getpid()
+    return (proc / str(pid) for pid in every_process(proc) if pid != own)
 
 
 def _lines(process: Path) -> Iterator[str]:

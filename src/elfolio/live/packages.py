@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import stat
 import subprocess
 
 __all__ = ["package_files"]
@@ -28,11 +27,4 @@ def package_files(name: str) -> tuple[str, ...]:
 
 def _regular(lines: list[str]) -> list[str]:
     """dpkg-query mixes remarks about diversions with the paths."""
-    return [os.path.realpath(line) for line in lines if line.startswith("/") and _is_regular(line)]
-
-
-def _is_regular(path: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
+    return [os.path.realpath(line) for line in lines if line.startswith("/") and os.path.isfile(line)]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from elfolio.span import round_up
+from elfolio.pagecache.window import Window
 
 __all__ = ["Probe", "folio_sizes", "probe"]
 
@@ -26,7 +26,6 @@ _PFN = (1 << 55) - 1
 _PRESENT = 1 << 63
 _TAIL = 1 << 16
 """KPF_COMPOUND_TAIL (include/uapi/linux/kernel-page-flags.h)."""
-_MAP_FIXED = 0x10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +73,11 @@ def _scratch(directory: str | os.PathLike[str], huge: int) -> Iterator[int]:
 
 @contextmanager
 def _mapped(fd: int, size: int, huge: int) -> Iterator[int]:
-    """Mapped read-only at a multiple of `huge`, and every page touched; yields the address. The module mmap tells no
-    addresses and takes none, so the C library's function is called."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    room = _checked(libc.mmap(None, size + huge, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
-    try:
-        address = _checked(libc.mmap(round_up(room, huge), size, mmap.PROT_READ, mmap.MAP_PRIVATE | _MAP_FIXED, fd, 0))
-        for page in range(address, address + size, mmap.PAGESIZE):
+    """Mapped read-only at a multiple of `huge`, and every page touched; yields the address."""
+    with Window(fd, size, huge) as window:
+        for page in range(window.address, window.address + size, mmap.PAGESIZE):
             ctypes.string_at(page, 1)
-        yield address
-    finally:
-        libc.munmap(room, size + huge)
-
-
-def _checked(address: int | None) -> int:
-    if address is None or address == ctypes.c_void_p(-1).value:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return address
+        yield window.address
 
 
 def _flags(address: int, size: int) -> list[int] | None:

@@ -120,8 +120,8 @@ class Store:
             os.close(fd)
             self._remove(name)
 
-    def keep(self, fresh: str, name: str, record: dict[str, Any]) -> bool:
-        """Gives a fresh entry its record and its name; False where another maker was first."""
+    def keep(self, fresh: str, name: str, record: dict[str, Any]) -> None:
+        """Gives a fresh entry its record and its name, unless another maker was first."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(f"{fresh}/{RECORD}", flags, 0o600, dir_fd=self.fd), "w") as file:
             json.dump(record, file)
@@ -130,10 +130,8 @@ class Store:
         try:
             os.rename(fresh, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                return False
-            raise
-        return True
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
 
     def used(self, name: str) -> None:
         """Notes that an entry is in use."""

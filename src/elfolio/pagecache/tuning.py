@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from elfolio.elf.constants import ET_DYN
 from elfolio.elf.reader import read
 from elfolio.elf.rewriting import Move, Rewrite
-from elfolio.elf.tail import read_tail
+from elfolio.elf.tail import has_any, read_tail
 from elfolio.elf.undo import Found, Record, find_record, record_start
 from elfolio.elf.write import digest, pieces
 from elfolio.layout.hugepages import PMD, Tier, huge_span
@@ -26,7 +26,7 @@ from elfolio.live.opened import opened
 from elfolio.pagecache.replace import Links, NewFile
 from elfolio.span import Span
 
-__all__ = ["Differs", "Subject", "Wishes", "Written", "examined", "folios_of", "owned", "write"]
+__all__ = ["Differs", "Subject", "Wishes", "Written", "examined", "new_file", "write"]
 
 
 class Differs(Exception):
@@ -97,7 +97,7 @@ def examined(path: str | os.PathLike[str], wishes: Wishes) -> Iterator[Subject]:
                 most=wishes.most,
                 force=wishes.force,
                 merge=wishes.merge,
-                is_zero=lambda span: not bytes(body[span.start : span.end]).strip(b"\0"),
+                is_zero=lambda span: not has_any(body[span.start : span.end]),
                 barred=list(_checksums(name)),
             )
             yield Subject(name, status, data, body, record, plan)
@@ -125,20 +125,18 @@ def write(
     the plan before it gets its name. Raises OSError, CannotReplace, Differs."""
     body, rewrite = subject.body, subject.plan.rewrite
     record = b"" if subject.record is None else bytes(subject.data[subject.record.span.start :])
+    original = b""
     if rewrite.is_identity:
         rewrite = _same(subject)
     else:
-        record = Record(
-            rewrite, digest([(0, body)], len(body)), digest(pieces(rewrite, body), rewrite.new_size), record
-        ).encoded()
+        original = digest([(0, body)], len(body))
+        record = Record(rewrite, original, digest(pieces(rewrite, body), rewrite.new_size), record).encoded()
     start = record_start(subject.plan.image, rewrite.new_size) if record else rewrite.new_size
     size = start + len(record)
-    in_place = os.path.exists(out) and os.path.samefile(out, subject.path)
-    like = subject.path if in_place or owned(subject.status) else None
-    with NewFile(
-        out, size, like=like, expected=subject.status if in_place else None, links=links, times=times,
-        sparse=bool(rewrite.padding or record), huge=subject.plan.block,
-    ) as new:  # fmt: skip
+    sparse = bool(rewrite.padding or record)
+    with new_file(
+        out, size, subject.path, subject.status, links=links, times=times, sparse=sparse, huge=subject.plan.block
+    ) as new:
         for offset, view in pieces(rewrite, body, subject.plan.block):
             new.write(offset, view)
         new.write(start, record)
@@ -146,16 +144,14 @@ def write(
 
         def look_at(fd: int) -> None:
             if check:
-                _check(subject, fd, rewrite)
-            folios.append(folios_of(fd, subject.plan))
+                _check(subject, fd, rewrite, original)
+            folios.append(_folios_of(fd, subject.plan))
 
         new.commit(look_at)
-    if like is None:
-        os.chmod(out, subject.status.st_mode & 0o777)
     return Written(out, size, len(record), check, folios[0])
 
 
-def folios_of(fd: int, plan: Plan) -> tuple[int, int] | None:
+def _folios_of(fd: int, plan: Plan) -> tuple[int, int] | None:
     """As Written.folios, of an open file that a plan was made for. Raises OSError."""
     spans = [span for rung in plan.after.rungs if not rung.load.is_writable for span in _file_blocks(plan, rung.load)]
     if not spans:
@@ -178,9 +174,27 @@ def _file_blocks(plan: Plan, load: Load) -> Iterator[Span]:
         yield from mapped.shifted(segment.offset - segment.vaddr - bias).blocks(plan.block)
 
 
-def owned(status: os.stat_result) -> bool:
-    """Whether a new file can have the same owner; a copy by somebody else is theirs, without privileges."""
-    return os.geteuid() in (0, status.st_uid)
+@contextmanager
+def new_file(
+    out: str,
+    size: int,
+    path: str,
+    status: os.stat_result,
+    *,
+    links: Links,
+    times: bool = False,
+    sparse: bool = False,
+    huge: int = PMD,
+) -> Iterator[NewFile]:
+    """What is made of the file at `path`: in its place, or beside it with the same owner and rights. A copy by who
+    cannot give it that owner is theirs, without privileges."""
+    in_place = os.path.exists(out) and os.path.samefile(out, path)
+    like = path if in_place or os.geteuid() in (0, status.st_uid) else None
+    expected = status if in_place else None
+    with NewFile(out, size, like=like, expected=expected, links=links, times=times, sparse=sparse, huge=huge) as new:
+        yield new
+    if like is None:
+        os.chmod(out, status.st_mode & 0o777)
 
 
 def _same(subject: Subject) -> Rewrite:
@@ -192,16 +206,15 @@ def _same(subject: Subject) -> Rewrite:
     return Rewrite(rewrite.old_size, rewrite.new_size, rewrite.byteorder, moves, ())
 
 
-def _check(subject: Subject, fd: int, rewrite: Rewrite) -> None:
-    """Raises Differs: against the plan, and whether the way back leads to where it came from."""
+def _check(subject: Subject, fd: int, rewrite: Rewrite, original: bytes) -> None:
+    """Raises Differs: against the plan, and whether the way back leads to where it came from, by its checksum."""
     with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as data:
         view = memoryview(data)
         body = view[: rewrite.new_size]
         found = list(differences(subject.plan, subject.body, body))
         if not found and not subject.plan.rewrite.is_identity:
             inverse = rewrite.inverse()
-            back = digest(pieces(inverse, body), inverse.new_size)
-            if back != digest([(0, subject.body)], len(subject.body)):
+            if digest(pieces(inverse, body), inverse.new_size) != original:
                 found.append("undo would not give the file that it was made from")
         body.release()
         view.release()

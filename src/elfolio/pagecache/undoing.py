@@ -14,8 +14,8 @@ from elfolio.elf.rewriting import Rewrite
 from elfolio.elf.undo import find_record
 from elfolio.elf.write import digest, pieces, whole
 from elfolio.live.cached import open_quietly
-from elfolio.pagecache.replace import Links, NewFile
-from elfolio.pagecache.tuning import owned
+from elfolio.pagecache.replace import Links
+from elfolio.pagecache.tuning import new_file
 
 __all__ = ["NoRecord", "undo"]
 
@@ -32,16 +32,12 @@ def undo(path: str, out: str | None = None, *, links: Links = Links.REFUSE) -> i
     NoRecord where that cannot be, OSError, ElfError."""
     status = os.stat(path)
     out = path if out is None else out
-    in_place = os.path.exists(out) and os.path.samefile(out, path)
-    like = path if in_place or owned(status) else None
     with _mapped(path) as view:
         body, rewrite = _first(view, path)
-        with NewFile(out, rewrite.new_size, like=like, expected=status if in_place else None, links=links) as new:
+        with new_file(out, rewrite.new_size, path, status, links=links) as new:
             for offset, piece in pieces(rewrite, body):
                 new.write(offset, piece)
             new.commit()
-    if like is None:
-        os.chmod(out, status.st_mode & 0o777)
     return rewrite.new_size
 
 

@@ -97,13 +97,14 @@ def warm(path: str, *, whole: bool = False, force: bool = False) -> Warmed:
         policy = policy_here(path)
         try:
             aim = aim_at(path, status.st_size, policy, whole=whole, force=force)
-            before, held = see(fd, aim), False
+            after = before = see(fd, aim)
+            held = False
             if before.huge != len(aim.wanted):
                 _check_file_system(path, fd, aim, policy)
                 held = fill(fd, aim)
+                after = see(fd, aim, touch=True)
         except Pointless as refused:
             return Warmed(path, Outcome.REFUSED, refused.why, refused.remedy, status.st_size, policy.pmd_size)
-        after = see(fd, aim, touch=True)
         found = _judged(path, aim, before, after, time.monotonic() - began)
         return found if found.is_warm else _with_holders(found, status, None if after.orders is None else held)
 

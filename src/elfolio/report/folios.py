@@ -4,7 +4,7 @@ The text is made from the object that --json prints.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, TypedDict
 
@@ -31,6 +31,8 @@ __all__ = [
     "as_json",
     "as_report",
     "as_text",
+    "lacking_words",
+    "order_lines",
 ]
 
 _LETTERS = "0123456789ABCDEFGHI"
@@ -45,6 +47,11 @@ class OrderRow(TypedDict):
     """Bytes of each."""
     folios: int
     bytes: int
+
+
+class FileOrderRow(OrderRow):
+    """The same of a file."""
+
     shared: int
     """Bytes in folios of which a process has something mapped."""
 
@@ -79,7 +86,7 @@ class FileRow(TypedDict):
     shared: int | None
     how: list[str]
     hidden: str
-    orders: list[OrderRow]
+    orders: list[FileOrderRow]
     runs: list[list[int]] | None
     """Offset, bytes, order, folios of each stretch of one order."""
     elf: bool
@@ -140,7 +147,7 @@ def as_file(
     }
 
 
-def _order(found: "CachedFile", order: int, count: int) -> OrderRow:
+def _order(found: "CachedFile", order: int, count: int) -> FileOrderRow:
     shared = sum(r.pages for r in found.runs or () if r.order == order and r.kind & Kind.SHARED)
     return {
         "order": order,
@@ -195,7 +202,7 @@ def _lines(row: FileRow, width: int, ink: Ink) -> Iterator[str]:
         yield from wrapped(f"not seen: {row['hidden']}", width, "  ")
     if row["orders"]:
         yield ""
-        yield from _orders(row, ink)
+        yield from order_lines(row["orders"], ink)
     if row["runs"]:
         yield ""
         yield from _map(row, width, ink)
@@ -218,18 +225,19 @@ def _share(part: int, whole: int) -> str:
     return f" ({min(100.0, 100 * part / whole):.0f}%)" if whole else ""
 
 
-def _orders(row: FileRow, ink: Ink) -> Iterator[str]:
-    whole = sum(one["bytes"] for one in row["orders"])
+def order_lines(rows: Sequence[OrderRow], ink: Ink) -> Iterator[str]:
+    """Folios by order, with their share of all bytes."""
+    whole = sum(one["bytes"] for one in rows)
     cells = [
         (
             "?" if one["folio"] is None else str(one["order"]),
             "" if one["folio"] is None else size(one["folio"]),
-            str(one["folios"]) if one["folio"] is not None else "",
+            "" if one["folio"] is None else str(one["folios"]),
             size(one["bytes"]),
             f"{100 * one['bytes'] / whole:.1f}%",
             "#" * round(30 * one["bytes"] / whole),
         )
-        for one in row["orders"]
+        for one in rows
     ]
     yield from columns(("order", "folio", "folios", "bytes", "share", ""), cells, right="rrrrr", ink=ink)
 
@@ -284,7 +292,7 @@ def _blocks(row: FileRow, ink: Ink) -> Iterator[str]:
             str(one["blocks"]),
             str(one["could"]),
             str(one["now"]),
-            _why(one),
+            "; ".join(lacking_words(one["lacking"], one["barred"])),
         )
         for one in kept
     ]
@@ -296,7 +304,7 @@ LACKING = {"smaller": "in smaller folios", "absent": "not cached, or in part", "
 """kernel.backing.Backing, in words."""
 
 
-def _why(one: BlockRow) -> str:
-    said = [f"{count} {LACKING[name]}" for name, count in one["lacking"].items()]
-    said += [f"{count} not: {OBSTACLES[name]}" for name, count in one["barred"].items()]
-    return "; ".join(said)
+def lacking_words(lacking: Mapping[str, int], barred: Mapping[str, int]) -> list[str]:
+    """What keeps blocks from being huge, how many by what; as in BlockRow."""
+    said = [f"{count} {LACKING[name]}" for name, count in lacking.items()]
+    return said + [f"{count} not: {OBSTACLES[name]}" for name, count in barred.items()]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from elfolio.kernel.vmflags import VmFlags
-from elfolio.report.observe_files import BlockRow, FileRow, block_row, file_rows
+from elfolio.report.observe_files import BlockRow, FileRow, block_row
 from elfolio.report.observe_folios import Folios, folios_of
 
 if TYPE_CHECKING:
@@ -158,11 +158,10 @@ def as_json(report: Report) -> str:
     return json.dumps(report, ensure_ascii=True)
 
 
-def as_process(found: "Observed", apart: "Sequence[Apart]", huge_page: int, *, whole: bool = True) -> Process:
-    """`apart` counts VMAs as `found` has them; `huge_page` in bytes; `whole`: with its mappings."""
+def as_process(found: "Observed", apart: "Sequence[Apart]", files: Sequence[FileRow], *, whole: bool = True) -> Process:
+    """`apart` counts VMAs as `found` has them; `files` are its own; `whole`: with its mappings."""
     memory = found.memory
     below = {one.lower + 1: one for one in apart}
-    rows = file_rows(found.seen, huge_page)
     return Process(
         pid=memory.pid,
         name=memory.name,
@@ -177,7 +176,7 @@ def as_process(found: "Observed", apart: "Sequence[Apart]", huge_page: int, *, w
         huge_pages=memory.huge_pages,
         ksm=_ksm(memory),
         folios=folios_of(found.folios.vmas, found.folios.page),
-        lost=sum(row["lost"] for row in rows),
+        lost=sum(row["lost"] for row in files),
         how=list(found.folios.how),
         hidden=found.folios.hidden,
         mappings=[_mapping(seen, below.get(index)) for index, seen in enumerate(found.seen)] if whole else None,

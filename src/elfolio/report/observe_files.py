@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from elfolio.kernel.advice import mend
 from elfolio.kernel.blocks import Obstacle
 from elfolio.report.columns import plain, size
-from elfolio.report.explain_text import OBSTACLES
-from elfolio.report.folios import LACKING
+from elfolio.report.folios import lacking_words
 
 if TYPE_CHECKING:
     from elfolio.kernel.losses import Loss
@@ -157,6 +156,4 @@ def why(row: "FileRow | BlockRow") -> str:
     """What keeps its blocks, in the words of explain and folios."""
     ready = row["now"] - row["mapped"]
     said = [f"{ready} {READY}"] if ready > 0 else []
-    said += [f"{count} {LACKING[name]}" for name, count in row["lacking"].items()]
-    said += [f"{count} not: {OBSTACLES[name]}" for name, count in row["barred"].items()]
-    return plain("; ".join(said))
+    return plain("; ".join(said + lacking_words(row["lacking"], row["barred"])))

@@ -5,21 +5,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from elfolio.kernel.folio import UNSEEN, Kind
+from elfolio.report.folios import OrderRow
 
 if TYPE_CHECKING:
     from elfolio.live.folios import VmaFolios
 
-__all__ = ["Folios", "OrderRow", "folios_of"]
-
-
-class OrderRow(TypedDict):
-    """The folios of one order; -1: of an order that is hidden."""
-
-    order: int
-    folio: int | None
-    """Bytes of each."""
-    folios: int
-    bytes: int
+__all__ = ["Folios", "folios_of"]
 
 
 class Folios(TypedDict):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from elfolio.report.columns import PLAIN, Ink, columns, plain, size, wrapped
+from elfolio.report.folios import order_lines
 from elfolio.report.observe import Mapping, Process, Report
 from elfolio.report.observe_files import FileRow, why
 from elfolio.report.observe_folios import Folios
@@ -138,22 +139,9 @@ def _blocks(m: Mapping) -> str:
 
 def _orders(process: Process, ink: Ink) -> Iterator[str]:
     rows = process["folios"]["orders"]
-    whole = sum(one["bytes"] for one in rows)
-    if not whole:
-        return
-    yield ""
-    cells = [
-        (
-            "?" if one["folio"] is None else str(one["order"]),
-            "" if one["folio"] is None else size(one["folio"]),
-            "" if one["folio"] is None else str(one["folios"]),
-            size(one["bytes"]),
-            f"{100 * one['bytes'] / whole:.1f}%",
-            "#" * round(30 * one["bytes"] / whole),
-        )
-        for one in rows
-    ]
-    yield from columns(("order", "folio", "folios", "bytes", "share", ""), cells, right="rrrrr", ink=ink)
+    if any(one["bytes"] for one in rows):
+        yield ""
+        yield from order_lines(rows, ink)
 
 
 _MOST_FILES = 20

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "as_text"]
 
-_INKS = {"warm": "good", "warmed": "good", "rewritten": "good", "partly": "warn", "held": "warn", "refused": "soft"}
 _FEW = 3
 _NAMED = 8
 """Processes, in a sentence."""
