@@ -203,7 +203,7 @@ static int module_exec(PyObject *module)
         if (PyModule_AddIntConstant(module, c->name, c->value))
             return -1;
     if (add_type(module, &image_spec, NULL) || add_type(module, &capture_spec, NULL) ||
-        add_type(module, &counts_spec, &counts_type) || add_type(module, &process_spec, &process_type) ||
+        add_type(module, &buddy_spec, NULL) || add_type(module, &counts_spec, &counts_type) || add_type(module, &process_spec, &process_type) ||
         add_type(module, &steps_spec, &steps_type) || add_type(module, &proxy_spec, &proxy_type) ||
         add_type(module, &surroundings_spec, &surroundings_type) || add_type(module, &warm_spec, &warm_type) ||
         add_type(module, &warm_plan_spec, &warm_plan_type))

@@ -12,6 +12,7 @@
 #include "image.h"
 
 extern PyType_Spec image_spec;
+extern PyType_Spec buddy_spec;
 extern PyType_Spec capture_spec;
 extern PyType_Spec counts_spec;
 extern PyType_Spec process_spec;

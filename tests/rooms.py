@@ -18,7 +18,7 @@ ORDER = (
 """A room imports what stands to its right and nothing to its left."""
 
 NATIVE = "_native"
-NATIVE_USERS = frozenset({"spawn", "live", "pagecache", "measure"})
+NATIVE_USERS = frozenset({"spawn", "live", "pagecache", "measure", "kernel"})
 """The C core is a leaf that only these rooms may touch."""
 
 _MACHINE = frozenset(
