@@ -19,6 +19,7 @@ COMMANDS = {
     "observe": "what processes have mapped, the folios behind it, what keeps it off huge pages, missed merges",
     "replay": "a trace of memory calls through a model of Linux's address space, under any kernel's rules",
     "run": "run one command through a spawn template, as if it had been run itself",
+    "simulate": "a machine's memory over its life: who gets huge folios under which rule",
     "survey": "every ELF file of a tree, ranked by what a remedy would win",
     "tune": "put a program's text where huge pages fit, without linking it again",
     "warm": "fill the page cache with huge folios, so that program text can be on huge pages",

@@ -7,9 +7,10 @@ in native/buddy.c, since a machine of 64 GiB has 16 million pages; nothing there
 Rules: mm/page_alloc.c, mm/compaction.c, mm/readahead.c of Linux 6.12 to 7.2, named in native/buddy.h.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import sub
 from typing import NamedTuple
 
 from elfolio._native import Buddy
@@ -40,7 +41,7 @@ LEFT_OUT = (
     "zones and nodes: all memory is one zone, without ALLOC_NOFRAGMENT, HighAtomic, CMA and watermark boosts",
     "swap: anonymous memory is never reclaimed, page cache strictly by age (no active list, no multi-generation LRU)",
     "dirty pages and writeback: all page cache is clean",
-    "kcompactd and proactive compaction: only requests that fail compact, asynchronously, and put it off after failures",
+    "kcompactd, proactive compaction: only requests that fail compact, asynchronously, and put it off after failures",
     "time: nothing else runs during the load, and costs are counted in pages moved, not in seconds",
 )
 """What is not faithful."""
@@ -115,8 +116,21 @@ class Work:
 
     def since(self, before: "Work") -> "Work":
         """What was done after `before`."""
-        pairs = ((getattr(self, name), getattr(before, name)) for name in self.__slots__)
-        return Work(*(tuple(map(int.__sub__, a, b)) if isinstance(a, tuple) else a - b for a, b in pairs))
+        numbers = (getattr(self, name) - getattr(before, name) for name in _NUMBERS)
+        tried, failed = (tuple(map(sub, *pair)) for pair in ((self.tried, before.tried), (self.failed, before.failed)))
+        return _work((*numbers, *tried, *failed), self.lost - before.lost)
+
+
+_NUMBERS = Work.__slots__[:10]
+
+
+def _work(done: Sequence[int], lost: int) -> Work:
+    """From struct buddy_counts: ten numbers, then requests tried and failed by order."""
+    background, direct, moved, scanned, stalls, compactions, deferred, claimed, stolen, refused = done[:10]
+    tried, failed = tuple(done[10 : 10 + ORDERS]), tuple(done[10 + ORDERS : 10 + 2 * ORDERS])
+    return Work(
+        background, direct, moved, scanned, stalls, compactions, deferred, claimed, stolen, refused, tried, failed, lost
+    )
 
 
 class Zone:
@@ -196,7 +210,7 @@ class Zone:
     def work(self) -> Work:
         """Since the beginning."""
         done = self._buddy.done()
-        return Work(*done[:10], done[10:21], done[21:32], done[32 + Kind.CACHE])
+        return _work(done, done[10 + 2 * ORDERS + Kind.CACHE])
 
 
 def expected_free(blocks: int, share: float, order: int) -> float:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from elfolio.kernel.buddy import BLOCK, ORDERS, PMD_ORDER, Kind, Work, Zone
+from elfolio.kernel.buddy import BLOCK, ORDERS, PMD_ORDER, Kind, PageBlock, Work, Zone
 from elfolio.kernel.workload import DEFAULT, Application, Workload
 
-__all__ = ["POLICIES", "Blocks", "FolioPolicy", "Load", "Machine", "Setting", "census", "live", "load"]
+__all__ = ["CELLS", "POLICIES", "Blocks", "FolioPolicy", "Load", "Machine", "Setting", "census", "live", "load"]
 
 
 class FolioPolicy(NamedTuple):
@@ -31,7 +31,9 @@ POLICIES = {
     for one in (
         FolioPolicy("everywhere", "large folios for all files", 5, PMD_ORDER),
         FolioPolicy("hinted-file", "large folios for the big file alone", 0, PMD_ORDER),
-        FolioPolicy("reserve", "large folios for all files, and room for the big one held from boot", 5, PMD_ORDER, True),
+        FolioPolicy(
+            "reserve", "large folios for all files, and room for the big one held from boot", 5, PMD_ORDER, True
+        ),
         FolioPolicy("small", "single pages for all files", 0, 0),
         FolioPolicy("huge-cache", "folios of 2 MiB wherever files are long enough", PMD_ORDER, PMD_ORDER, False, 1024),
     )
@@ -75,6 +77,9 @@ class Load:
     free_huge: int
     """Blocks of order 9 free before."""
     blocks: Blocks
+    """Before."""
+    cells: str
+    """Afterwards, a letter for each page block, in order: CELLS."""
 
     @property
     def huge(self) -> float:
@@ -127,7 +132,9 @@ class Machine:
             lack = min(pages, int(self.setting.memory * self.setting.unmovable * level * part) - self._kernel[kind])
             while lack > 0:
                 order = self._random.choice((0, 0, 0, 1, 2, 3))
-                got = self.zone.take(kind, _KERNEL if kind is Kind.KERNEL else _SLAB, min(lack, 1 << order), order=order)
+                got = self.zone.take(
+                    kind, _KERNEL if kind is Kind.KERNEL else _SLAB, min(lack, 1 << order), order=order
+                )
                 self._kernel[kind] += got
                 lack = lack - got if got else 0
 
@@ -192,6 +199,27 @@ class Machine:
             one.cache -= self._read(one.owner, one.what.file)
 
 
+CELLS = {
+    "F": "free as a whole",
+    "f": "mostly free, in pieces",
+    "b": "the big file",
+    "c": "mostly page cache of others",
+    "a": "mostly applications' memory",
+    "x": "any of these beside pages of the kernel",
+    "k": "mostly the kernel's",
+    "h": "held",
+}
+
+
+def _cell(one: PageBlock) -> str:
+    if one.free == BLOCK:
+        return "F"
+    kernel = one.kernel + one.slab
+    pages = {"f": one.free, "b": one.file, "c": one.cache, "a": one.anon, "k": kernel, "h": one.held}
+    most = max(pages, key=pages.__getitem__)
+    return "x" if kernel and most != "k" else most
+
+
 def census(zone: Zone) -> Blocks:
     """The page blocks, counted."""
     found = list(zone.blocks())
@@ -211,7 +239,7 @@ def load(zone: Zone, setting: Setting, tick: int, *, compact: bool = False) -> L
     zone.read(Kind.FILE, _FILE, setting.file, order=setting.policy.file, window=window)
     folios = zone.folios(Kind.FILE)
     orders = tuple(folios[order] << order for order in range(ORDERS))
-    return Load(tick, orders, zone.work().since(before), free, huge, blocks)
+    return Load(tick, orders, zone.work().since(before), free, huge, blocks, "".join(map(_cell, zone.blocks())))
 
 
 def live(setting: Setting, progress: Callable[[int, int], object] | None = None) -> Iterator[tuple[int, Zone]]:
