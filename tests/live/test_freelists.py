@@ -9,7 +9,7 @@ from elfolio.live.freelists import read_host_memory
 
 BUDDY = """\
 Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3
-Node 0, zone   Normal     10      9      8      7      6      5      4      3      2      1     20
+Node 0, zone   Normal 128904      9      8      7      6      5      4      3      2      1     20
 """
 MEMINFO = "MemTotal:  4096000 kB\nMemFree:  100000 kB\nCached:  40000 kB\nSlab: 1 kB\nSUnreclaim:  8000 kB\n"
 TYPES = """\
@@ -40,17 +40,17 @@ def proc(tmp_path: Path) -> Path:
 def test_zones_are_added_up(proc: Path) -> None:
     """Counts by order are those of all zones; shares are of pages, not of blocks."""
     found = read_host_memory(proc)
-    assert found.free_blocks == (10, 9, 8, 7, 6, 5, 4, 3, 3, 2, 23)
+    assert found.free_blocks == (128904, 9, 8, 7, 6, 5, 4, 3, 3, 2, 23)
     assert (found.total, found.unmovable) == (1024000, 2000)
     assert found.free_in(10) == pytest.approx(23 * 1024 / sum(c << o for o, c in enumerate(found.free_blocks)))
 
 
 def test_migrate_types_are_told_apart(proc: Path) -> None:
-    """Free blocks and page blocks by type; a count that the kernel cut off is its bound."""
+    """Free blocks and page blocks by type; a count that the kernel cut off is what the others leave."""
     found = read_host_memory(proc)
     assert found.by_type is not None
     assert found.by_type[MigrateType.UNMOVABLE][:3] == (1, 2, 3)
-    assert found.by_type[MigrateType.MOVABLE][0] == 100000
+    assert found.by_type[MigrateType.MOVABLE][0] == 128903
     assert found.blocks == {MigrateType.UNMOVABLE: 100, MigrateType.MOVABLE: 807, MigrateType.RECLAIMABLE: 100}
     assert found.unmovable_blocks == pytest.approx(200 / 1007)
 
@@ -59,7 +59,7 @@ def test_without_root_the_types_are_hidden(proc: Path) -> None:
     """A pagetypeinfo that is not there is no error; what it would tell is None."""
     (proc / "pagetypeinfo").unlink()
     found = read_host_memory(proc)
-    assert found.by_type is found.blocks is found.unmovable_blocks is None
+    assert (found.by_type, found.blocks, found.unmovable_blocks) == (None, None, None)
 
 
 @pytest.mark.parametrize(("name", "text"), [("buddyinfo", "Node 0, zone DMA 1 2 3\n"), ("meminfo", "MemFree: 3 kB\n")])

@@ -26,7 +26,8 @@ class HostMemory:
     free_blocks: tuple[int, ...]
     """By order, of all zones: /proc/buddyinfo."""
     by_type: dict[MigrateType, tuple[int, ...]] | None
-    """The same by migrate type; None: only root may read /proc/pagetypeinfo. Counts above 100,000 are cut there."""
+    """The same by migrate type; None: only root may read /proc/pagetypeinfo. A count above 100,000 is cut there, and is
+    what the other types leave of the whole."""
     blocks: dict[MigrateType, int] | None
     """Page blocks of each type."""
 
@@ -56,14 +57,15 @@ def read_host_memory(proc: Path = Path("/proc"), page: int = 4096) -> HostMemory
     }
     if "MemTotal" not in memory:
         raise ValueError(f"{proc / 'meminfo'}: no MemTotal")
-    by_type, blocks = _types(proc)
+    whole = _buddyinfo(proc)
+    by_type, blocks = _types(proc, whole)
     return HostMemory(
         page=page,
         total=memory["MemTotal"],
         free=memory.get("MemFree", 0),
         unmovable=sum(memory.get(name, 0) for name in _UNMOVABLE),
         cache=memory.get("Cached", 0) + memory.get("Buffers", 0),
-        free_blocks=_buddyinfo(proc),
+        free_blocks=whole,
         by_type=by_type,
         blocks=blocks,
     )
@@ -81,16 +83,24 @@ def _buddyinfo(proc: Path) -> tuple[int, ...]:
     return tuple(map(sum, zip(*rows, strict=True)))
 
 
-def _types(proc: Path) -> tuple[dict[MigrateType, tuple[int, ...]] | None, dict[MigrateType, int] | None]:
+def _types(
+    proc: Path, whole: tuple[int, ...]
+) -> tuple[dict[MigrateType, tuple[int, ...]] | None, dict[MigrateType, int] | None]:
     try:
         text = _text(proc, "pagetypeinfo")
     except (PermissionError, FileNotFoundError):
         return None, None
     free = {kind: [0] * ORDERS for kind in MigrateType}
+    cut = set()
     for name, counts in re.findall(r"^Node +\d+, zone +\S+, type +(\w+)((?: +>?\d+)+) *$", text, re.M):
         if name in _TYPES:
             for order, count in enumerate(counts.split()[:ORDERS]):
                 free[_TYPES[name]][order] += int(count.lstrip(">"))
+                if count.startswith(">"):
+                    cut.add((_TYPES[name], order))
+    for kind, order in cut:
+        others = sum(free[other][order] for other in MigrateType if other is not kind)
+        free[kind][order] = max(free[kind][order], whole[order] - others)
     head = re.search(r"^Number of blocks type((?: +\w+)+)", text, re.M)
     blocks = dict.fromkeys(MigrateType, 0)
     if head is not None:
