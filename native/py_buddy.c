@@ -179,8 +179,8 @@ static PyObject *buddy_py_levels(PyObject *self, PyObject *none)
     return Py_BuildValue("(IIII)", z->free, z->min, z->low, z->high);
 }
 
-/* Of each page block 8 words of 16 bits: migrate type + 16 * (largest free order + 1), and pages free, of the kernel,
- * slab, anonymous, cached, of the big file, held. */
+/* Of each page block 8 words of 16 bits: migrate type + 16 * (largest free order + 1) + 256 * (largest order in use + 1),
+ * and pages free, of the kernel, slab, anonymous, cached, of the big file, held. */
 static PyObject *buddy_py_blocks(PyObject *self, PyObject *none)
 {
     const struct buddy *z = zone_of(self);
@@ -197,8 +197,9 @@ static PyObject *buddy_py_blocks(PyObject *self, PyObject *none)
             uint32_t block = (at + part) >> BUDDY_BLOCK;
             uint32_t left = size - part < 1u << BUDDY_BLOCK ? size - part : 1u << BUDDY_BLOCK;
             uint16_t *word = words + 8 * (size_t)block;
-            unsigned largest = is_free ? z->order[at] + 1u : 0, known = word[0] >> 4;
-            word[0] = (uint16_t)(z->block_type[block] | (largest > known ? largest : known) << 4);
+            unsigned shift = is_free ? 4 : 8, known = word[0] >> shift & 15, order = z->order[at] + 1u;
+            word[0] = (uint16_t)((word[0] & ~(15u << shift)) | z->block_type[block]);
+            word[0] = (uint16_t)(word[0] | (order > known ? order : known) << shift);
             word[is_free ? 1 : z->kind[at] - KERNEL + 2] += (uint16_t)left;
         }
     }

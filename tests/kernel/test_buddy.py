@@ -45,7 +45,7 @@ def test_no_page_is_lost_or_had_twice(seed: int) -> None:
         _random_step(zone, chance)
         if step % 50 == 0:
             assert accounted(zone) == zone.pages
-            assert sum(sum(one[2:]) for one in zone.blocks()) == zone.pages
+            assert sum(sum(one[3:]) for one in zone.blocks()) == zone.pages
     assert zone.work().moved > 0
     assert zone.work().direct > 0
 
@@ -156,6 +156,15 @@ def test_compaction_that_failed_is_put_off() -> None:
     work = zone.work()
     assert work.stalls == work.failed[9] == 10
     assert work.deferred > work.compactions > 0
+
+
+def test_a_page_block_tells_its_largest_free_and_used_orders() -> None:
+    """A huge page, a block of order 3 beside free memory, and free memory: as they were taken."""
+    zone = Zone(1024 * 2)
+    zone.pin(0, 9, Kind.ANON, 1)
+    zone.pin(512, 3, Kind.KERNEL, 1)
+    shown = [(one.largest, one.folio, one.free, one.anon, one.kernel) for one in zone.blocks()]
+    assert shown == [(-1, 9, 0, 512, 0), (8, 3, 504, 0, 8), (10, -1, 512, 0, 0), (10, -1, 512, 0, 0)]
 
 
 def test_a_copy_goes_its_own_way() -> None:

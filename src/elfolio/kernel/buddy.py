@@ -71,11 +71,13 @@ class Kind(IntEnum):
 
 
 class PageBlock(NamedTuple):
-    """2 MiB. In pages, but for `type` and `largest`."""
+    """2 MiB. In pages, but for `type`, `largest` and `folio`."""
 
     type: MigrateType
     largest: int
     """The largest free order in it; -1: nothing is free."""
+    folio: int
+    """The largest order in use; -1: nothing is."""
     free: int
     kernel: int
     slab: int
@@ -205,7 +207,7 @@ class Zone:
         words = memoryview(self._buddy.blocks()).cast("H")
         for at in range(0, len(words), 8):
             first, *pages = words[at : at + 8]
-            yield PageBlock(MigrateType(first & 15), (first >> 4) - 1, *pages)
+            yield PageBlock(MigrateType(first & 15), (first >> 4 & 15) - 1, (first >> 8 & 15) - 1, *pages)
 
     def work(self) -> Work:
         """Since the beginning."""

@@ -202,9 +202,12 @@ class Machine:
 CELLS = {
     "F": "free as a whole",
     "f": "mostly free, in pieces",
-    "b": "the big file",
-    "c": "mostly page cache of others",
-    "a": "mostly applications' memory",
+    "B": "the big file, one folio of 2 MiB",
+    "b": "mostly the big file, in smaller folios",
+    "C": "page cache of others, one folio of 2 MiB",
+    "c": "mostly page cache of others, in smaller folios",
+    "A": "an application's memory, one huge page",
+    "a": "mostly applications' memory, in smaller pages",
     "x": "any of these beside pages of the kernel",
     "k": "mostly the kernel's",
     "h": "held",
@@ -217,6 +220,8 @@ def _cell(one: PageBlock) -> str:
     kernel = one.kernel + one.slab
     pages = {"f": one.free, "b": one.file, "c": one.cache, "a": one.anon, "k": kernel, "h": one.held}
     most = max(pages, key=pages.__getitem__)
+    if one.folio >= PMD_ORDER and most in "abc":
+        return most.upper()
     return "x" if kernel and most != "k" else most
 
 

@@ -13,9 +13,15 @@ from elfolio.report.simulate import GROUPS, LoadRow, PolicyRow, Report, groups
 
 __all__ = ["as_html"]
 
+
+def _paler(name: str) -> str:
+    return f"color-mix(in srgb, var({name}) 45%, var(--paper))"
+
+
 _COLOURS = {
-    **{"F": "var(--good)", "f": "var(--o-huge)", "b": "var(--accent)", "c": "var(--o-middle)", "a": "var(--rx)"},
+    **{"F": "var(--good)", "f": "var(--o-huge)", "B": "var(--accent)", "C": "var(--warn)", "A": "var(--rx)"},
     **{"x": "var(--o-small)", "k": "var(--bad)", "h": "var(--rwx)"},
+    **{"b": _paler("--accent"), "c": "var(--o-middle)", "a": _paler("--rx")},
 }
 _LINES = ("var(--accent)", "var(--rx)", "var(--good)", "var(--none)", "var(--rwx)", "var(--bad)")
 _WIDE, _MOST, _SIDE = 128, 4096, 6
@@ -113,7 +119,7 @@ def _picture(cells: str, name: str) -> Markup:
             long = sum(1 for _ in group)
             parts.append(
                 f'<rect x="{x * _SIDE}" y="{y * _SIDE}" width="{long * _SIDE - 0.5}" height="{_SIDE - 0.5}" '
-                f'fill="{_COLOURS[letter]}"><title>{escape(CELLS[letter])}: {long * step} blocks</title></rect>'
+                f'style="fill: {_COLOURS[letter]}"><title>{escape(CELLS[letter])}: {long * step} blocks</title></rect>'
             )
             x += long
     caption = f"Memory after the last load, from the bottom: a cell is {size(step * BLOCK * PAGE)}"
