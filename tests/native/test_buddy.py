@@ -19,9 +19,9 @@ def test_the_arrays_agree_after_every_random_course(flags: tuple[str, ...], tmp_
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc; to force: apt-get install gcc libc6-dev")
     out = tmp_path / "driver"
-    words = ("gcc", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-I", NATIVE, *flags, "-o", out)
+    sources = (HERE / "buddy_driver.c", *(NATIVE / name for name in SOURCES))
     built = subprocess.run(
-        (*words, HERE / "buddy_driver.c", *(NATIVE / name for name in SOURCES)),
+        ["gcc", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-I", NATIVE, *flags, "-o", out, *sources],
         check=False,
         capture_output=True,
         text=True,

@@ -15,8 +15,8 @@ __all__ = ["Answer", "Curves", "answers", "curve", "curves"]
 Curves = Mapping[str, Sequence[Load]]
 """By policy's name; `compacted`: hinted-file, with all of memory compacted just before the load."""
 
-_SAME = 0.05
-"""Shares of the file that differ by less are called the same: seeds differ by as much."""
+_HARDLY, _SEEDS = 0.03, 0.1
+"""Shares of the file that differ by less: are the same; may be the seed's doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,21 @@ def _mean(loads: Sequence[Load]) -> float:
     return sum(one.huge for one in late) / len(late)
 
 
-def _compared(a: float, b: float) -> str:
-    return "about the same" if abs(a - b) < _SAME else "more" if a > b else "less"
+def _verdict(a: float, b: float) -> str:
+    """Whether `a` is more than `b`."""
+    if abs(a - b) < _HARDLY:
+        return "Hardly"
+    if abs(a - b) < _SEEDS:
+        return f"A little {'more' if a > b else 'less'}, as seeds differ too"
+    return "Yes" if a > b else "No, it harms"
 
 
 def _small_others(found: Curves) -> str:
     small, large = _mean(found["hinted-file"]), _mean(found["everywhere"])
-    word = {"about the same": "Hardly", "more": "Yes", "less": "No, it harms"}[_compared(small, large)]
-    return f"{word}: {small:.0%} of the file in folios of 2 MiB with others small, {large:.0%} with others large."
+    return (
+        f"{_verdict(small, large)}: {small:.0%} of the file in folios of 2 MiB with others small, "
+        f"{large:.0%} with others large."
+    )
 
 
 def _hint(found: Curves) -> str:
@@ -104,10 +111,9 @@ def _reserve(found: Curves, file: int) -> str:
 
 def _clean(found: Curves) -> str:
     huge, small = found["huge-cache"], found["hinted-file"]
-    word = {"about the same": "Hardly", "more": "Yes", "less": "No"}[_compared(_mean(huge), _mean(small))]
     return (
-        f"{word}: {_mean(huge):.0%} of the file in folios of 2 MiB against {_mean(small):.0%}; at the end "
-        f"{_cost(huge[-1])} page moves against {_cost(small[-1])}."
+        f"{_verdict(_mean(huge), _mean(small))}: {_mean(huge):.0%} of the file in folios of 2 MiB against "
+        f"{_mean(small):.0%}; at the end {_cost(huge[-1])} page moves against {_cost(small[-1])}."
     )
 
 

@@ -192,7 +192,7 @@ def as_text(report: Report, width: int = 120, ink: Ink = PLAIN) -> str:
     for policy in report["policies"]:
         lines += ["", ink("strong", policy["name"]) + f"  {policy['meaning']}", *_table(policy, ink)]
     if report["answers"]:
-        lines += ["", ink("strong", "What the discussion asked, from these runs")]
+        lines += ["", ink("strong", "What the discussion asked, from these runs of one seed")]
         for one in report["answers"]:
             lines += [f"{one['question']} ({one['asked']})", *wrapped(one["answer"], width, "  ")]
     lines += ["", *_calibration(report)]

@@ -49,7 +49,7 @@ def _answers(report: Report) -> Iterator[Markup]:
             (Cell(one["question"], mark="prose"), Cell(one["asked"]), Cell(one["answer"], mark="prose"))
             for one in report["answers"]
         ]
-        yield page.table("Each answered by these runs alone", ("question", "asked by", "answer"), rows)
+        yield page.table("Each answered by these runs of one seed", ("question", "asked by", "answer"), rows)
 
 
 def _curves(report: Report) -> Iterator[Markup]:
