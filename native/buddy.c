@@ -67,6 +67,7 @@ void buddy_replace(struct buddy *z, uint32_t old, uint32_t page)
     *(before == BUDDY_NONE ? &l->head : &z->next[before]) = page;
     *(after == BUDDY_NONE ? &l->tail : &z->prev[after]) = page;
     z->kind[page] = z->kind[old];
+    z->again[page] = z->again[old];
     z->owner[page] = z->owner[old];
     z->order[page] = z->order[old];
 }
@@ -225,11 +226,17 @@ static uint32_t rmqueue(struct buddy *z, unsigned order, enum migrate_type type)
     return page == BUDDY_NONE ? steal(z, order, type) : page;
 }
 
-/* Frees the oldest page cache, folio by folio, until so many pages are free. */
+/* Frees the oldest page cache, folio by folio, until so many pages are free. What was used since begins anew. */
 static void reclaim(struct buddy *z, uint32_t until, uint64_t *counter)
 {
     while (z->free < until && z->lru.head != BUDDY_NONE) {
         uint32_t page = z->lru.head, pages = 1u << z->order[page];
+        if (z->again[page]) {
+            z->again[page]--;
+            buddy_unlink(z, &z->lru, page);
+            buddy_push(z, &z->lru, page, 1);
+            continue;
+        }
         z->done.lost[z->kind[page]] += pages;
         *counter += pages;
         buddy_put(z, page);
@@ -280,6 +287,7 @@ uint32_t buddy_get(struct buddy *z, unsigned order, enum page_kind kind, unsigne
     z->kind[page] = (uint8_t)kind;
     z->order[page] = (uint8_t)order;
     z->owner[page] = (uint16_t)owner;
+    z->again[page] = (uint8_t)(flags >> BUDDY_AGAIN);
     buddy_push(z, list_of(z, page), page, 1);
     return page;
 }
@@ -393,6 +401,7 @@ int buddy_pin(struct buddy *z, uint32_t page, unsigned order, enum page_kind kin
     z->kind[page] = (uint8_t)kind;
     z->order[page] = (uint8_t)order;
     z->owner[page] = (uint16_t)owner;
+    z->again[page] = 0;
     buddy_push(z, list_of(z, page), page, 1);
     return 0;
 }
@@ -430,8 +439,9 @@ struct buddy *buddy_new(uint32_t pages, uint64_t seed)
     z->owner = calloc(pages, sizeof *z->owner);
     z->order = calloc(pages, 1);
     z->kind = calloc(pages, 1);
+    z->again = calloc(pages, 1);
     z->block_type = calloc(z->blocks, 1);
-    if (!z->next || !z->prev || !z->owner || !z->order || !z->kind || !z->block_type) {
+    if (!z->next || !z->prev || !z->owner || !z->order || !z->kind || !z->again || !z->block_type) {
         buddy_free(z);
         return NULL;
     }
@@ -461,6 +471,7 @@ struct buddy *buddy_copy(const struct buddy *z)
     copy->owner = memcpy(own.owner, z->owner, sizeof *z->owner * pages);
     copy->order = memcpy(own.order, z->order, pages);
     copy->kind = memcpy(own.kind, z->kind, pages);
+    copy->again = memcpy(own.again, z->again, pages);
     copy->block_type = memcpy(own.block_type, z->block_type, z->blocks);
     return copy;
 }
@@ -474,6 +485,7 @@ void buddy_free(struct buddy *z)
     free(z->owner);
     free(z->order);
     free(z->kind);
+    free(z->again);
     free(z->block_type);
     free(z);
 }

@@ -19,7 +19,9 @@ enum migrate_type { UNMOVABLE, MOVABLE, RECLAIMABLE, MIGRATE_TYPES };
 /* What the first page of a block is; all others of it are TAIL. Free ones: FREE + the list's migrate type. */
 enum page_kind { TAIL, FREE, KERNEL = FREE + MIGRATE_TYPES, SLAB, ANON, CACHE, BIGFILE, HELD, PAGE_KINDS };
 
-enum { BUDDY_DIRECT = 1 }; /* may reclaim and compact for this order, as page-cache readahead does */
+/* May reclaim and compact for this order, as page-cache readahead does; and from bit 1 on, how often the page cache is
+ * used again before it is reclaimed. */
+enum { BUDDY_DIRECT = 1, BUDDY_AGAIN = 1, BUDDY_MOST_AGAIN = 7 };
 
 struct list {
     uint32_t head, tail;
@@ -43,7 +45,7 @@ struct buddy {
     uint64_t random;
     uint32_t *next, *prev;       /* by page number: of its free list, owner or the page cache */
     uint16_t *owner;
-    uint8_t *order, *kind, *block_type;
+    uint8_t *order, *kind, *again, *block_type;
     struct list areas[MIGRATE_TYPES][BUDDY_ORDERS], lru, owners[BUDDY_OWNERS], stock[BUDDY_ORDERS];
     uint32_t counts[MIGRATE_TYPES][BUDDY_ORDERS];
     struct buddy_counts done;

@@ -81,6 +81,7 @@ static void split(struct buddy *z, uint32_t page)
         z->kind[at] = (uint8_t)kind;
         z->order[at] = 0;
         z->owner[at] = z->owner[page];
+        z->again[at] = z->again[page];
         z->prev[at] = at - 1;
         z->next[at] = after;
         *(after == BUDDY_NONE ? &l->tail : &z->prev[after]) = at;

@@ -47,9 +47,9 @@ static void buddy_dealloc(PyObject *self)
 }
 
 /* What may be handed out, and to whom. */
-static int fits(unsigned order, int kind, unsigned owner)
+static int fits(unsigned order, int kind, unsigned owner, int flags)
 {
-    return order < BUDDY_ORDERS && kind >= KERNEL && kind < PAGE_KINDS && owner < BUDDY_OWNERS;
+    return order < BUDDY_ORDERS && flags >= 0 && flags >> BUDDY_AGAIN <= BUDDY_MOST_AGAIN && kind >= KERNEL && kind < PAGE_KINDS && owner < BUDDY_OWNERS;
 }
 
 static PyObject *buddy_py_take(PyObject *self, PyObject *args)
@@ -58,8 +58,8 @@ static PyObject *buddy_py_take(PyObject *self, PyObject *args)
     int kind, flags;
     if (!PyArg_ParseTuple(args, "IiIIi", &order, &kind, &owner, &pages, &flags))
         return NULL;
-    if (!fits(order, kind, owner))
-        return refused("order, kind or owner out of range");
+    if (!fits(order, kind, owner, flags))
+        return refused("order, kind, owner or flags out of range");
     return PyLong_FromUnsignedLong(buddy_take(zone_of(self), order, (enum page_kind)kind, owner, pages, flags));
 }
 
@@ -69,7 +69,7 @@ static PyObject *buddy_py_read(PyObject *self, PyObject *args)
     int kind, flags;
     if (!PyArg_ParseTuple(args, "iIIIIIi", &kind, &owner, &from, &pages, &most, &window, &flags))
         return NULL;
-    if (!fits(most, kind, owner) || (kind != CACHE && kind != BIGFILE) || !window || window > 1u << 20 ||
+    if (!fits(most, kind, owner, flags) || (kind != CACHE && kind != BIGFILE) || !window || window > 1u << 20 ||
         (uint64_t)from + pages > 1u << 31)
         return refused("order, kind, owner, window or place out of range");
     return PyLong_FromUnsignedLong(
@@ -102,7 +102,7 @@ static PyObject *buddy_py_pin(PyObject *self, PyObject *args)
     int kind;
     if (!PyArg_ParseTuple(args, "IIiI", &page, &order, &kind, &owner))
         return NULL;
-    if (!fits(order, kind, owner) || page % (1u << order) || page >= zone_of(self)->pages)
+    if (!fits(order, kind, owner, 0) || page % (1u << order) || page >= zone_of(self)->pages)
         return refused("page, order, kind or owner out of range");
     return PyBool_FromLong(!buddy_pin(zone_of(self), page, order, (enum page_kind)kind, owner));
 }

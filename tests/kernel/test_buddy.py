@@ -134,6 +134,18 @@ def test_reclaim_frees_the_oldest_cache_and_never_applications() -> None:
     assert zone.work().lost > 0
 
 
+def test_cache_that_is_used_again_outlives_what_was_read_after_it() -> None:
+    """A file used again stays, the one read after it goes; used once, it goes when it is the oldest once more."""
+    zone = Zone(G // 16)
+    zone.read(Kind.CACHE, 1, 2000, again=1)
+    zone.read(Kind.CACHE, 2, zone.pages - zone.free - 2000 + zone.pages // 2)
+    zone.read(Kind.FILE, 3, zone.free)
+    assert sum(zone.folios(Kind.CACHE, 1)) == 2000
+    assert sum(zone.folios(Kind.CACHE, 2)) < zone.pages // 2
+    zone.read(Kind.FILE, 4, 2 * zone.pages)
+    assert sum(zone.folios(Kind.CACHE, 1)) == 0
+
+
 def test_compaction_makes_huge_blocks_of_scattered_free_pages_and_counts_its_moves() -> None:
     """Half of the pages freed here and there: before little of it is in blocks of 2 MiB, afterwards most."""
     zone = Zone(G // 4, 3)

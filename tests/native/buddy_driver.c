@@ -82,7 +82,8 @@ static struct buddy *step(struct buddy *z)
         break;
     case 4:
     case 5:
-        buddy_read(z, CACHE, 20, below(100), below(3000), below(2) ? 5 : 9, below(2) ? 32 : 1024, BUDDY_DIRECT);
+        buddy_read(z, CACHE, 20, below(100), below(3000), below(2) ? 5 : 9, below(2) ? 32 : 1024,
+                   BUDDY_DIRECT | (int)below(3) << BUDDY_AGAIN);
         break;
     case 6:
         buddy_read(z, BIGFILE, 21, 0, below(3000), 9, 1024, BUDDY_DIRECT);

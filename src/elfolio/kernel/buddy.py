@@ -39,7 +39,7 @@ BLOCK = 1 << PMD_ORDER
 LEFT_OUT = (
     "per-cpu lists: pages change hands one by one, not in batches",
     "zones and nodes: all memory is one zone, without ALLOC_NOFRAGMENT, HighAtomic, CMA and watermark boosts",
-    "swap: anonymous memory is never reclaimed, page cache strictly by age (no active list, no multi-generation LRU)",
+    "swap: anonymous memory is never reclaimed, page cache goes by age (no active list or generations)",
     "dirty pages and writeback: all page cache is clean",
     "kcompactd, proactive compaction: only requests that fail compact, asynchronously, and put it off after failures",
     "time: nothing else runs during the load, and costs are counted in pages moved, not in seconds",
@@ -147,11 +147,14 @@ class Zone:
         How many pages it got: fewer only when memory has run out. ValueError: an order or owner out of range."""
         return self._buddy.take(order, kind, owner, pages, int(direct))
 
-    def read(self, kind: Kind, owner: int, pages: int, *, start: int = 0, order: int = 0, window: int = 32) -> int:
+    def read(
+        self, kind: Kind, owner: int, pages: int, *, start: int = 0, order: int = 0, window: int = 32, again: int = 0
+    ) -> int:
         """Pages of a file, from `start`, into the page cache, as readahead with a window of so many pages has them:
         folios grow by two orders from window to window up to `order`, and from the first window on where it holds two
-        of them (MADV_HUGEPAGE); a request that fails leaves the rest of its window to single pages. Pages read."""
-        return self._buddy.read(kind, owner, start, pages, order, window, 1)
+        of them (MADV_HUGEPAGE); a request that fails leaves the rest of its window to single pages. `again`: how often
+        (up to 7 times) it is used when it is the oldest, and so kept. Pages read."""
+        return self._buddy.read(kind, owner, start, pages, order, window, 1 | again << 1)
 
     def drop(self, owner: int, share: float = 1.0) -> int:
         """Frees this share, by chance, of what the owner has outside of the page cache. Pages freed."""

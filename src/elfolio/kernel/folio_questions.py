@@ -48,7 +48,7 @@ def _compacted(setting: Setting, progress: Callable[[int, int], object] | None) 
 def answers(found: Curves, file: int) -> list[Answer]:
     """The five questions, and the sixth about compact_memory. `file`: its pages."""
     return [
-        Answer("Do high-order requests fail at all, and when?", "Theodore Tso", _failing(found)),
+        Answer("Do high-order requests fail at all, and when?", "Matthew Wilcox", _failing(found)),
         Answer("Does keeping others on small folios help the file?", "Jaegeuk Kim", _small_others(found)),
         Answer("What does a persistent hint on one file give?", "Theodore Tso", _hint(found)),
         Answer("What does room held from boot give?", "Theodore Tso", _reserve(found, file)),

@@ -149,8 +149,9 @@ class Machine:
     def _read(self, owner: int, middle: int) -> int:
         """One file: sizes are spread over two powers of four around the middle."""
         pages = max(1, int(middle * 4 ** self._random.uniform(-2, 2)))
-        policy = self.setting.policy
-        self.zone.read(Kind.CACHE, owner, pages, order=policy.others, window=policy.window)
+        policy, share = self.setting.policy, self.setting.workload.again
+        again = 3 if share and self._random.random() < share else 0
+        self.zone.read(Kind.CACHE, owner, pages, order=policy.others, window=policy.window, again=again)
         return pages
 
     def run(self) -> None:

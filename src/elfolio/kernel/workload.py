@@ -38,6 +38,8 @@ class Workload:
     is what brings 7% of 16 GiB into about 34% of 2 MiB blocks at the end (0.31 to 0.37 with four seeds)."""
     spikes: int = 5
     """Ticks from one such rise to the next."""
+    again: float = 0.0
+    """Share of files that are used again, three times, when they are the oldest in the page cache."""
     moments: tuple[int, ...] = field(default=())
     """Ticks after which the file is loaded; empty: about eight of them, denser at the start."""
 
@@ -62,9 +64,9 @@ _NUMBERS: Mapping[str, tuple[float, float]] = {"anon": (0, 0.5), "cache": (0, 2)
 
 
 def parsed(value: object) -> Workload:
-    """`{"applications": [{"name", "anon", "cache", "life", "file", "huge"}...], "ticks", "spike", "spikes",
+    """`{"applications": [{"name", "anon", "cache", "life", "file", "huge"}...], "ticks", "spike", "spikes", "again",
     "moments"}`: as Workload has them; all but the first may be left out. WorkloadError says what is wrong."""
-    known = {"applications", "ticks", "spike", "spikes", "moments"}
+    known = {"applications", "ticks", "spike", "spikes", "again", "moments"}
     table = _table(value, "the workload", known)
     found = table.get("applications")
     if not isinstance(found, list) or not found:
@@ -76,11 +78,12 @@ def parsed(value: object) -> Workload:
         ticks,
         float(rest.get("spike", DEFAULT.spike)),
         int(rest.get("spikes", DEFAULT.spikes)),
+        float(rest.get("again", DEFAULT.again)),
         _moments(table.get("moments", []), ticks),
     )
 
 
-_LIMITS = {"ticks": (1.0, 10000.0), "spike": (0.0, 20.0), "spikes": (1.0, 10000.0)}
+_LIMITS = {"ticks": (1.0, 10000.0), "spike": (0.0, 20.0), "spikes": (1.0, 10000.0), "again": (0.0, 1.0)}
 
 
 def _table(value: object, what: str, known: set[str]) -> dict[str, object]:
