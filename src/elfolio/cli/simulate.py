@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     host = _host() if args.from_host else None
     setting = _setting(args, host)
-    bar = _Bar(1 if args.policy else len(POLICIES) + 1) if sys.stderr is not None and sys.stderr.isatty() else None
+    bar = _Bar(1 if args.policy else len(POLICIES)) if sys.stderr is not None and sys.stderr.isatty() else None
     try:
         found = {args.policy: curve(setting, bar)} if args.policy else curves(setting, bar)
     finally:
@@ -105,8 +105,9 @@ def _setting(args: argparse.Namespace, host: "HostMemory | None") -> "Setting":
     unmovable = args.unmovable
     if unmovable is None:
         unmovable = host.unmovable_share if host is not None else 0.07
-    if not _LEAST <= memory <= 1 << 40:
-        raise Failure("--memory: from 64M to 1024G")
+    # Each page of the model takes 13 bytes of ours, twice while a load is tried.
+    if not _LEAST <= memory <= 256 << 30:
+        raise Failure("--memory: from 64M to 256G")
     if not 1 << 20 <= args.file <= memory // 2:
         raise Failure("--file: from 1M to half of the memory")
     workload = DEFAULT if args.workload is None else _workload(args.workload)

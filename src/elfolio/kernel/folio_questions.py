@@ -36,13 +36,14 @@ def curve(setting: Setting, progress: Callable[[int, int], object] | None = None
 
 def curves(setting: Setting, progress: Callable[[int, int], object] | None = None) -> dict[str, list[Load]]:
     """All policies, in lives of the same seed; and the load behind a whole compaction."""
-    found = {name: curve(replace(setting, policy=policy), progress) for name, policy in POLICIES.items()}
-    found["compacted"] = _compacted(replace(setting, policy=POLICIES["hinted-file"]), progress)
+    found: dict[str, list[Load]] = {name: [] for name in (*POLICIES, "compacted")}
+    for name, policy in POLICIES.items():
+        own = replace(setting, policy=policy)
+        for tick, zone in live(own, progress):
+            found[name].append(load(zone.copy(), own, tick))
+            if name == "hinted-file":
+                found["compacted"].append(load(zone.copy(), own, tick, compact=True))
     return found
-
-
-def _compacted(setting: Setting, progress: Callable[[int, int], object] | None) -> list[Load]:
-    return [load(zone.copy(), setting, tick, compact=True) for tick, zone in live(setting, progress)]
 
 
 def answers(found: Curves, file: int) -> list[Answer]:
