@@ -79,6 +79,8 @@ static PyMethodDef methods[] = {
     {"page_folios", py_page_folios, METH_VARARGS,
      "page_folios(pagemap, kpageflags, kpagecount, pmd, cont, first, pages, summing, cache) -> (packed, has_scan, "
      "hidden)."},
+    {"ring_read", py_ring_read, METH_VARARGS,
+     "ring_read(fd, to, offset, room, least, chunk, depth, progress) -> bool: False where there is no io_uring."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -206,7 +208,7 @@ static int module_exec(PyObject *module)
         add_type(module, &buddy_spec, NULL) || add_type(module, &counts_spec, &counts_type) || add_type(module, &process_spec, &process_type) ||
         add_type(module, &steps_spec, &steps_type) || add_type(module, &proxy_spec, &proxy_type) ||
         add_type(module, &surroundings_spec, &surroundings_type) || add_type(module, &warm_spec, &warm_type) ||
-        add_type(module, &warm_plan_spec, &warm_plan_type))
+        add_type(module, &warm_plan_spec, &warm_plan_type) || add_type(module, &memory_spec, NULL))
         return -1;
     int err = image_module_init();
     if (err) {

@@ -21,6 +21,7 @@ extern PyType_Spec proxy_spec;
 extern PyType_Spec surroundings_spec;
 extern PyType_Spec warm_spec;
 extern PyType_Spec warm_plan_spec;
+extern PyType_Spec memory_spec;
 
 /* The types that Image.launch is handed, kept so that what it gets can be checked. */
 extern PyTypeObject *counts_type;
@@ -43,6 +44,7 @@ PyObject *py_mincore_truthful(PyObject *self, PyObject *args);
 PyObject *py_file_system(PyObject *self, PyObject *arg);
 PyObject *py_frame_cache(PyObject *self, PyObject *none);
 PyObject *py_page_folios(PyObject *self, PyObject *args);
+PyObject *py_ring_read(PyObject *self, PyObject *args);
 /* Sets OSError (or its subclass) and returns NULL. */
 PyObject *raise_errno(int err);
 PyObject *usage_tuple(const struct rusage *usage);

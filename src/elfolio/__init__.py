@@ -13,6 +13,11 @@ if TYPE_CHECKING:  # what type checkers see; tests/test_package.py holds it equa
     from elfolio.errors import UnholdableProgram as UnholdableProgram
     from elfolio.memory import Buffer as Buffer
     from elfolio.memory import grow as grow
+    from elfolio.pagecache.load import LoadedFile as LoadedFile
+    from elfolio.pagecache.load import LoadReport as LoadReport
+    from elfolio.pagecache.load import load as load
+    from elfolio.pagecache.reserve import Reservation as Reservation
+    from elfolio.pagecache.reserve import reserve as reserve
     from elfolio.spawn.actions import Chdir as Chdir
     from elfolio.spawn.actions import Close as Close
     from elfolio.spawn.actions import CloseRange as CloseRange
@@ -54,6 +59,8 @@ if sys.platform != "linux":
 _HOMES = {
     "elfolio.errors": ("InvalidArgument", "StaleTemplate", "TooManyActions", "UnholdableProgram"),
     "elfolio.memory": ("Buffer", "grow"),
+    "elfolio.pagecache.load": ("LoadReport", "LoadedFile", "load"),
+    "elfolio.pagecache.reserve": ("Reservation", "reserve"),
     "elfolio.spawn.actions": (
         "Chdir",
         "Close",

@@ -1,0 +1,151 @@
+"""pagecache.load: a large file in memory, on the largest pages that can be had. In: a path. Out: LoadedFile."""
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NoReturn, Self
+
+from elfolio import _native
+from elfolio.errors import InvalidArgument
+from elfolio.live.cached import cachestat, look, open_quietly
+from elfolio.pagecache.load_auto import choose
+from elfolio.pagecache.load_memory import Piece, anonymous, discard
+from elfolio.pagecache.load_report import LoadReport, Meter, Strategy
+from elfolio.pagecache.load_ways import WAYS, Job, cut_short
+from elfolio.pagecache.reserve import release_for
+from elfolio.span import Span
+
+__all__ = ["LoadReport", "LoadedFile", "Progress", "Strategy", "load"]
+
+Progress = Callable[[int, int], object]
+"""Called with the bytes that are there, and all; what it raises ends the load, and frees everything."""
+
+
+class LoadedFile(_native.Memory):
+    """The bytes of a file, read-only: `memoryview(it)`, `numpy.frombuffer(it, ...)`, `torch.frombuffer(it, ...)` are
+    views, without a copy. The memory lives until the last view is gone, or `close`, which refuses (BufferError) while
+    one lives.
+
+    After the strategies mmap and readahead it is the page cache itself: who cuts the file short later makes a
+    load from it SIGBUS, as of any mapping, and who writes to the file changes it. read, direct and uncached copy.
+    """
+
+    report: LoadReport
+    """What it cost."""
+
+    def __new__(cls, piece: Piece, report: LoadReport) -> Self:
+        self = super().__new__(cls, *piece)
+        self.report = report
+        return self
+
+    def __repr__(self) -> str:
+        state = "" if self.address else ", closed"
+        return f"<LoadedFile {self.report.path!r}, {len(self)} bytes{state}>"
+
+    def view(self) -> memoryview:
+        """All of it."""
+        return memoryview(self)
+
+    def orders(self) -> dict[int, int] | None:
+        """Bytes of the file's part in the page cache by the order of their folios; None where that is hidden, or the
+        path leads to another file by now. Takes milliseconds, and so is no part of the report."""
+        try:
+            with open_quietly(self.report.path) as fd:
+                found = look(fd, self.report.offset, self.report.length)
+        except OSError:
+            return None
+        return None if found.runs is None else found.orders()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a LoadedFile owns memory of this process: it cannot be copied or pickled")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    strategy: str = "auto",
+    offset: int = 0,
+    length: int | None = None,
+    progress: Progress | None = None,
+) -> LoadedFile:
+    """Loads `length` bytes from `offset` on, or to the end as it is now; a file that grows meanwhile is loaded up to
+    there. `progress` is called with the bytes that are there and all; what it raises ends the load.
+
+    Raises InvalidArgument for a range beyond the file or an unknown strategy, and OSError with the path: ESTALE where
+    the file becomes shorter meanwhile, EIO, ENOMEM where a copy would have no memory, EOPNOTSUPP where this file
+    cannot be loaded by the strategy that was named.
+    """
+    name, asked = os.fspath(path), _strategy(strategy)
+    with _opened(name) as fd:
+        part = _part(fd, name, offset, length)
+        status = os.fstat(fd)
+        told = cachestat(fd, part.start, part.size) if part.size else None
+        cached = None if told is None else min(told.cached * mmap.PAGESIZE, part.size)
+        job = Job(name, fd, part)
+        if progress is not None:
+            job.tell = lambda done: _ignore(progress(done, part.size))
+        meter = Meter(status.st_dev)
+        release_for(part.size - (cached or 0))
+        used, piece = _loaded(job, asked, cached)
+        try:
+            if os.fstat(fd).st_size < part.end:
+                raise cut_short(job)
+            report = meter.report(name, part.start, part.size, asked, used, job.how, job.why, cached)
+            return LoadedFile(piece, report)
+        except BaseException:
+            discard(piece)
+            raise
+
+
+def _ignore(value: object) -> None:
+    """A progress may return anything."""
+
+
+def _strategy(name: str) -> Strategy:
+    try:
+        return Strategy(name)
+    except ValueError:
+        known = ", ".join(one.value for one in Strategy)
+        raise InvalidArgument(f"no strategy {name!r}; there are {known}") from None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    with open_quietly(path) as fd:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "a directory", path)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        yield fd
+
+
+def _part(fd: int, path: str, offset: int, length: int | None) -> Span:
+    size = os.fstat(fd).st_size
+    if size == 0 and os.pread(fd, 1, 0):
+        raise OSError(errno.EINVAL, "it has no size, as files of /proc have none: read it", path)
+    end = size if length is None else offset + length
+    if offset < 0 or (length is not None and length < 0) or offset > size or end > size:
+        raise InvalidArgument(f"{path} has {size} bytes: there are no {end - offset} from {offset} on")
+    return Span(offset, end)
+
+
+def _loaded(job: Job, asked: Strategy, cached: int | None) -> tuple[Strategy, Piece]:
+    if not job.part.size:
+        job.how = "nothing to read"
+        return Strategy.READ, anonymous(Span(0, 0), mmap.PAGESIZE)
+    if asked is not Strategy.AUTO:
+        job.why.append("it was asked for")
+        return asked, WAYS[asked](job)
+    used, way = choose(job, cached)
+    return used, way(job)

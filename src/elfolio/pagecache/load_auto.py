@@ -1,0 +1,97 @@
+"""pagecache.load_auto: which strategy fits. In: a Job. Out: a way, and why; never by a table of file systems.
+
+What is cached is mapped: reading it again would be slower. What is not is mapped on huge folios, and whether they come
+is seen block by block while it is loaded (load_ways.watched), because neither the file system's name nor the list of
+free blocks says it: clean cache is given up for them too. Direct reads are nobody's default: a second load would be as
+cold as the first.
+"""
+
+import mmap
+import os
+from collections.abc import Callable
+
+from elfolio.live.cached import CachedFile, look
+from elfolio.live.counters import available
+from elfolio.pagecache.load_memory import HUGE, Piece
+from elfolio.pagecache.load_report import Strategy
+from elfolio.pagecache.load_ways import Job, by_mmap, mapped, watched
+from elfolio.pagecache.window import drop
+from elfolio.span import Span, round_down
+
+__all__ = ["choose"]
+
+_MOSTLY = 0.9
+_SPARE = 0.9
+"""Of the memory that is available, what a load may take."""
+_SAMPLE = 64 << 20
+
+Way = Callable[[Job], Piece]
+
+
+def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
+    """`cached`: bytes of it in the page cache, None where that is hidden. It may set the job's limit."""
+    size, share = job.part.size, (cached or 0) / max(job.part.size, 1)
+    room = available()
+    if room is not None and size - (cached or 0) > room * _SPARE:
+        job.limit = int(room * _SPARE)
+        job.why.append(
+            f"only {room >> 20} MiB of memory are available: {job.limit >> 20} MiB are read beforehand, "
+            "the rest on demand"
+        )
+        return Strategy.MMAP, by_mmap
+    if share >= _MOSTLY:
+        job.why.append(f"{share:.0%} of it is in the page cache: mapped as it is")
+        _say_small(job)
+        return Strategy.MMAP, mapped
+    job.why.append(_said(share) + ": mapped on huge folios, which are read in whole blocks")
+    if cached:
+        _mend(job)
+    return Strategy.MMAP, watched if _can_watch() else by_mmap
+
+
+def _said(share: float) -> str:
+    return f"{share:.0%} of it is in the page cache" if share else "nothing of it is in the page cache"
+
+
+def _can_watch() -> bool:
+    """Some processes may not read their own page table, as after a change of user without an exec."""
+    return os.access("/proc/self/pagemap", os.R_OK)
+
+
+def _say_small(job: Job) -> None:
+    """Of what is cached in small folios; a part of it is asked, for every page has its price."""
+    found = look(job.fd, job.part.start, min(job.part.size, _SAMPLE))
+    if found.runs is None:
+        return
+    order = (HUGE // found.page).bit_length() - 1
+    orders = found.orders()
+    small = sum(count for size, count in orders.items() if size < order)
+    if small * 2 > sum(orders.values()) and job.part.size >= HUGE:
+        job.why.append(
+            "it is cached in small folios: mapping it costs more, once and at each access; to mend it for later loads: "
+            "elfolio warm --whole --force"
+        )
+
+
+def _mend(job: Job) -> None:
+    """What is cached only in part keeps its small folios, and so makes the gaps be read into small ones. Where that is
+    less than half of the huge pages, these are dropped, and read again whole; what is dirty or mapped stays."""
+    found = look(job.fd, job.part.start, job.part.size)
+    broken = _broken(found)
+    total = job.part.size // HUGE
+    if broken and len(broken) * 2 < total:
+        drop(job.fd, broken)
+        job.why.append(f"{len(broken)} huge pages of it were cached in part: dropped, to be read again in whole blocks")
+
+
+def _broken(found: CachedFile) -> list[Span]:
+    """Huge pages of the file of which some, not all, is cached."""
+    pages = HUGE // mmap.PAGESIZE
+    have: dict[int, int] = {}
+    for run in found.runs or ():
+        at = run.start
+        while at < run.end:
+            stop = min(run.end, round_down(at, pages) + pages)
+            have[at // pages] = have.get(at // pages, 0) + stop - at
+            at = stop
+    return [Span(block * HUGE, (block + 1) * HUGE) for block, count in sorted(have.items()) if count < pages]

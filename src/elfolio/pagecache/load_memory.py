@@ -1,0 +1,158 @@
+"""pagecache.load_memory: the memory that a file is loaded into. In: sizes, a descriptor. Out: Piece, an OSError.
+
+Every piece begins at the same offset into a huge page as its part of the file does, so that a folio of that size can be
+one mapping. Whoever makes a piece gives it back, or hands it to a `Memory` (native/py_load.c), which does.
+"""
+
+import ctypes
+import mmap
+import os
+from typing import NamedTuple
+
+from elfolio.layout.hugepages import BLOCKS
+from elfolio.span import Span, round_down, round_up
+
+__all__ = [
+    "HUGE",
+    "Piece",
+    "advise_huge",
+    "anonymous",
+    "discard",
+    "file_mapping",
+    "is_present",
+    "own",
+    "populate",
+    "populate_write",
+    "trim",
+]
+
+HUGE = BLOCKS[mmap.PAGESIZE][1]
+"""Bytes of a huge page."""
+_NONE, _READ, _READ_WRITE = 0, 1, 3
+_FIXED, _NORESERVE = 0x10, 0x4000
+_HUGEPAGE, _NOHUGEPAGE, _POPULATE_READ, _POPULATE_WRITE = 14, 15, 22, 23
+_FAILED = ctypes.c_void_p(-1).value
+_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+class Piece(NamedTuple):
+    """A mapping; what was asked for begins `skip` bytes into it."""
+
+    base: int
+    room: int
+    skip: int
+    length: int
+
+    @property
+    def address(self) -> int:
+        """Of what was asked for."""
+        return self.base + self.skip
+
+    def writable(self) -> memoryview:
+        """All of it, from `base` on. It must not outlive the piece."""
+        return memoryview((ctypes.c_char * self.room).from_address(self.base)).cast("B")
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def _map(at: int, size: int, prot: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+    address: int | None = _libc.mmap(at or None, size, prot, flags, fd, offset)
+    if address is None or address == _FAILED:
+        raise _error()
+    return address
+
+
+def _room(size: int, into: int) -> int:
+    """Address space without access for `size` bytes, which begins `into` bytes into a huge page."""
+    whole = size + HUGE
+    begin = _map(0, whole, _NONE, _ANONYMOUS | _NORESERVE)
+    at = begin + (into - begin) % HUGE
+    if at > begin:
+        _libc.munmap(begin, at - begin)
+    if at + size < begin + whole:
+        _libc.munmap(at + size, begin + whole - at - size)
+    return at
+
+
+def file_mapping(fd: int, part: Span) -> Piece:
+    """Of a part of a file, for reading; nothing behind the page of its last byte is mapped."""
+    start = round_down(part.start, mmap.PAGESIZE)
+    size = round_up(part.end, mmap.PAGESIZE) - start
+    at = _room(size, start % HUGE)
+    try:
+        _map(at, size, _READ, mmap.MAP_PRIVATE | _FIXED, fd, start)
+    except OSError:
+        _libc.munmap(at, size)
+        raise
+    return Piece(at, size, part.start - start, part.size)
+
+
+def anonymous(part: Span, alignment: int, *, huge: bool = True) -> Piece:
+    """Memory for a part of a file, rounded outwards to `alignment`, on huge pages if there are any; with `huge` off,
+    on small ones, so that nothing waits for compaction."""
+    alignment = max(alignment, mmap.PAGESIZE)
+    start = round_down(part.start, alignment)
+    size = max(round_up(part.end, alignment) - start, mmap.PAGESIZE)
+    at = _room(size, 0)
+    piece = Piece(at, size, part.start - start, part.size)
+    own(piece, 0, size, huge=huge)
+    return piece
+
+
+def own(piece: Piece, start: int, size: int, *, huge: bool) -> None:
+    """Puts fresh memory of this process in the place of a part of the piece, in whole pages."""
+    at = piece.base + start
+    try:
+        _map(at, size, _READ_WRITE, _ANONYMOUS | _FIXED)
+    except OSError:
+        if start == 0:
+            discard(piece)
+        raise
+    _libc.madvise(at, size, _HUGEPAGE if huge else _NOHUGEPAGE)  # EINVAL: a kernel without huge pages
+
+
+def discard(piece: Piece) -> None:
+    """Gives it back."""
+    _libc.munmap(piece.base, piece.room)
+
+
+def advise_huge(piece: Piece) -> None:
+    """From then on, faults read whole huge pages of the file into one folio each (do_sync_mmap_readahead, mm/filemap.c,
+    5.18). Raises OSError: EINVAL where the kernel has no transparent huge pages."""
+    if _libc.madvise(piece.base, piece.room, _HUGEPAGE):
+        raise _error()
+
+
+def populate(at: int, size: int) -> None:
+    """Reads what is not cached of a mapping, and maps it. Raises OSError: EFAULT where a load would be SIGBUS (the file
+    has been cut short, or the disk fails), EINVAL before 5.14, EINTR, EAGAIN."""
+    if _libc.madvise(at, size, _POPULATE_READ):
+        raise _error()
+
+
+def populate_write(at: int, size: int) -> None:
+    """Allocates memory of this process. Raises OSError: ENOMEM, EINVAL before 5.14."""
+    if _libc.madvise(at, size, _POPULATE_WRITE):
+        raise _error()
+
+
+def trim(piece: Piece, size: int) -> Piece | None:
+    """Gives back the first `size` bytes; what is left, or None."""
+    _libc.munmap(piece.base, size)
+    rest = piece.room - size
+    return Piece(piece.base + size, rest, 0, rest) if rest else None
+
+
+def is_present(pagemap: int, address: int) -> bool:
+    """Whether the page table has the page; `pagemap` is /proc/self/pagemap."""
+    entry = os.pread(pagemap, 8, address // mmap.PAGESIZE * 8)
+    return int.from_bytes(entry, "little") >> 63 == 1
