@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "explain": "what the kernel would map of a file, page by page, and what keeps it off huge pages",
     "folios": "what the page cache has of a file: in folios of which order, and where",
+    "load": "read a large file fast, on the largest pages that can be had, and say what it cost",
     "observe": "what processes have mapped, the folios behind it, what keeps it off huge pages, missed merges",
     "replay": "a trace of memory calls through a model of Linux's address space, under any kernel's rules",
     "run": "run one command through a spawn template, as if it had been run itself",

@@ -23,7 +23,6 @@ __all__ = ["choose"]
 _MOSTLY = 0.9
 _SPARE = 0.9
 """Of the memory that is available, what a load may take."""
-_SAMPLE = 64 << 20
 
 Way = Callable[[Job], Piece]
 
@@ -41,7 +40,6 @@ def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
         return Strategy.MMAP, by_mmap
     if share >= _MOSTLY:
         job.why.append(f"{share:.0%} of it is in the page cache: mapped as it is")
-        _say_small(job)
         return Strategy.MMAP, mapped
     job.why.append(_said(share) + ": mapped on huge folios, which are read in whole blocks")
     if cached:
@@ -56,21 +54,6 @@ def _said(share: float) -> str:
 def _can_watch() -> bool:
     """Some processes may not read their own page table, as after a change of user without an exec."""
     return os.access("/proc/self/pagemap", os.R_OK)
-
-
-def _say_small(job: Job) -> None:
-    """Of what is cached in small folios; a part of it is asked, for every page has its price."""
-    found = look(job.fd, job.part.start, min(job.part.size, _SAMPLE))
-    if found.runs is None:
-        return
-    order = (HUGE // found.page).bit_length() - 1
-    orders = found.orders()
-    small = sum(count for size, count in orders.items() if size < order)
-    if small * 2 > sum(orders.values()) and job.part.size >= HUGE:
-        job.why.append(
-            "it is cached in small folios: mapping it costs more, once and at each access; to mend it for later loads: "
-            "elfolio warm --whole --force"
-        )
 
 
 def _mend(job: Job) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "anonymous",
     "discard",
     "file_mapping",
+    "forget",
     "is_present",
     "own",
     "populate",
@@ -136,6 +137,12 @@ def populate(at: int, size: int) -> None:
     """Reads what is not cached of a mapping, and maps it. Raises OSError: EFAULT where a load would be SIGBUS (the file
     has been cut short, or the disk fails), EINVAL before 5.14, EINTR, EAGAIN."""
     if _libc.madvise(at, size, _POPULATE_READ):
+        raise _error()
+
+
+def forget(at: int, size: int) -> None:
+    """Unmaps the pages of a file's mapping, and keeps the place."""
+    if _libc.madvise(at, size, mmap.MADV_DONTNEED):
         raise _error()
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from elfolio import _native
 from elfolio.live.cached import cachestat
+from elfolio.live.counters import available
 from elfolio.pagecache.load_align import direct_alignment
 from elfolio.pagecache.load_memory import (
     HUGE,
@@ -21,6 +22,7 @@ from elfolio.pagecache.load_memory import (
     anonymous,
     discard,
     file_mapping,
+    forget,
     is_present,
     own,
     populate,
@@ -34,7 +36,13 @@ _STEP = 32 << 20
 """Bytes between two looks at signals and the progress, where the kernel is asked for more than one request."""
 _READ = 8 << 20
 _REQUEST, _DEPTH, _THREADS = 1 << 20, 8, 4
-_WATCH = 128 << 20
+_WATCH, _SAMPLED = 128 << 20, 16 << 20
+"""Bytes after which it is decided whether huge folios still come, and of which the first one is looked at."""
+_SAMPLES = 8
+_SMALL = (
+    "it is cached in folios smaller than a huge page: mapping it costs more, and so does each access; to mend it for "
+    "later loads: elfolio warm --whole --force"
+)
 _DONTCACHE = 0x80
 """RWF_DONTCACHE (include/uapi/linux/fs.h)."""
 
@@ -82,11 +90,22 @@ def by_mmap(job: Job) -> Piece:
 
 
 def mapped(job: Job) -> Piece:
-    """What is cached already: its folios are what they are, and advice would only widen what is read beside them."""
-    with _kept(file_mapping(job.fd, job.part)) as piece:
-        _populate_all(job, piece)
-        job.how = "MADV_POPULATE_READ"
-        return piece
+    """What is cached already, whatever folios it has. Where these are small, it is said."""
+    piece = by_mmap(job)
+    with _kept(piece), suppress(PermissionError), open("/proc/self/pagemap", "rb", 0) as pagemap:
+        blocks = [block.start for block in Span(piece.base, piece.base + piece.room).whole_blocks(HUGE).blocks(HUGE)]
+        chosen = blocks[:: max(1, len(blocks) // _SAMPLES)]
+        advise_huge(piece)
+        # Unmapped for a moment: then one touch tells whether one entry maps the block.
+        huge = 0
+        for block in chosen:
+            forget(block, HUGE)
+            _populate(job, block, 1)
+            huge += is_present(pagemap.fileno(), block + HUGE - 1)
+            _populate(job, block, HUGE)
+        if huge * 2 < len(chosen):
+            job.why.append(_SMALL)
+    return piece
 
 
 def watched(job: Job) -> Piece:
@@ -112,17 +131,25 @@ def _populate_watched(job: Job, piece: Piece) -> int:
     with open("/proc/self/pagemap", "rb", 0) as pagemap:
         while at < end:
             stop = min(end, at + _WATCH)
-            blocks = [block.start for block in Span(piece.base + at, piece.base + stop).blocks(HUGE)]
-            inside = [block for block in blocks if piece.base + at <= block and block + HUGE <= piece.base + stop]
-            huge = 0
-            for block in inside:
-                _populate(job, block, 1)
-                huge += is_present(pagemap.fileno(), block + HUGE - 1)
-            _populate_steps(job, piece, at, stop)
+            seen = [_sampled(job, piece, pagemap.fileno(), Span(start, min(stop, start + _SAMPLED)))
+                    for start in range(at, stop, _SAMPLED)]  # fmt: skip
             at = stop
-            if inside and huge * 2 < len(inside) and piece.room - at > _WATCH:
-                break
-    return at if at < end else piece.room
+            known = [one for one in seen if one is not None]
+            if known and sum(known) * 2 < len(known) and piece.room - at > _WATCH:
+                return at
+    return piece.room
+
+
+def _sampled(job: Job, piece: Piece, pagemap: int, part: Span) -> bool | None:
+    """Populates a part of the piece. Whether its first whole huge page came as one mapping: a fault maps no more than
+    64 KiB around it, unless one entry maps all. None where there is none."""
+    blocks = part.shifted(piece.base).whole_blocks(HUGE)
+    found = None
+    if blocks.size:
+        _populate(job, blocks.start, 1)
+        found = is_present(pagemap, blocks.start + HUGE - 1)
+    _populate_steps(job, piece, part.start, part.end)
+    return found
 
 
 def by_readahead(job: Job) -> Piece:
@@ -187,7 +214,16 @@ def by_uncached(job: Job) -> Piece:
         raise
 
 
+def _check_room(job: Job) -> None:
+    """A copy that swaps other memory out, or this, is slower than a mapping read on demand."""
+    room = available()
+    if room is not None and job.part.size > room:
+        said = f"a copy takes {job.part.size} bytes, and {room} are available; the strategy mmap needs none"
+        raise OSError(errno.ENOMEM, said, job.path)
+
+
 def _plainly(job: Job, flags: int, *, huge: bool) -> Piece:
+    _check_room(job)
     with _kept(anonymous(job.part, mmap.PAGESIZE, huge=huge)) as piece:
         _read_into(job, piece, job.part.start - piece.skip, 0, flags)
         job.how = f"preadv of {_READ >> 20} MiB"
@@ -200,15 +236,23 @@ def _read_into(job: Job, piece: Piece, start: int, at: int, flags: int = 0) -> N
     with piece.writable() as memory:
         while at < end:
             with memory[at : min(at + _READ, end)] as room:
-                count = os.preadv(job.fd, [room], start + at, flags)
+                count = _preadv(job, room, start + at, flags)
             if not count:
                 raise cut_short(job)
             at += count
             job.tell(max(at - piece.skip, 0))
 
 
+def _preadv(job: Job, room: memoryview, at: int, flags: int) -> int:
+    try:
+        return os.preadv(job.fd, [room], at, flags)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, job.path) from error
+
+
 def by_direct(job: Job) -> Piece:
     """Past the page cache."""
+    _check_room(job)
     alignment = direct_alignment(job.fd)
     before = cachestat(job.fd, job.part.start, job.part.size)
     try:
