@@ -16,7 +16,7 @@ import elfolio
 from elfolio import _native
 from elfolio.pagecache import load_auto, load_ways
 from elfolio.pagecache.load_compare import CONTROL, compare, drop_file
-from elfolio.pagecache.load_memory import Piece
+from elfolio.pagecache.load_memory import Piece, discard
 from tests.pagecache.files import HUGE, K, M, need_huge_folios, small_folios
 
 WAYS = ("auto", "mmap", "read", "readahead", "direct", "uncached")
@@ -154,7 +154,7 @@ def test_an_interrupt_of_threads_frees_everything(path: Path, monkeypatch: pytes
     """Without io_uring too: the memory is given back, once, and only when no thread reads into it any more."""
     monkeypatch.setattr(_native, "ring_read", lambda *words: False)
     readers: list[int] = []
-    real = load_ways.discard
+    real = discard
     before = threading.active_count()
 
     def given_back(piece: Piece) -> None:
