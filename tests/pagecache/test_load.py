@@ -1,5 +1,6 @@
 """load: the file's bytes by every strategy, whatever the range; errors that name the file; nothing left behind."""
 
+import asyncio
 import errno
 import gc
 import os
@@ -372,6 +373,37 @@ def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="regular"):
         elfolio.load(tmp_path / "fifo")
+
+
+def test_hugetlbfs_is_copied() -> None:
+    """Its mappings would be longer than the room for them: auto copies, mmap is refused."""
+    try:
+        fd = os.memfd_create("huge", os.MFD_HUGETLB)
+    except OSError as error:
+        pytest.skip(f"no hugetlbfs: {error.strerror}; to force: a kernel with CONFIG_HUGETLBFS")
+    try:
+        os.ftruncate(fd, 2 * HUGE)
+        with elfolio.load(f"/proc/self/fd/{fd}") as loaded:
+            assert (loaded.report.strategy, bytes(loaded.view())) == ("read", bytes(2 * HUGE))
+        with pytest.raises(OSError, match="hugetlbfs") as caught:
+            elfolio.load(f"/proc/self/fd/{fd}", strategy="mmap")
+        assert caught.value.errno == errno.EOPNOTSUPP
+    finally:
+        os.close(fd)
+
+
+@every_way
+def test_a_load_in_a_thread_can_be_called_off(path: Path, way: str) -> None:
+    """What progress raises in another thread comes out there, as asyncio.to_thread needs it."""
+
+    async def cancelled() -> None:
+        def stop(done: int, total: int) -> None:
+            raise TimeoutError("called off")
+
+        await asyncio.to_thread(load, path, way, progress=stop)
+
+    with pytest.raises(TimeoutError, match="called off"):
+        asyncio.run(cancelled())
 
 
 def test_compare_keeps_every_sample(path: Path) -> None:

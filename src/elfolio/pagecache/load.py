@@ -2,6 +2,7 @@
 
 import errno
 import mmap
+import operator
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ class LoadedFile(_native.Memory):
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str],
     *,
     strategy: str = "auto",
     offset: int = 0,
@@ -85,7 +86,8 @@ def load(
     the file becomes shorter meanwhile, EIO, ENOMEM where a copy would have no memory, EOPNOTSUPP where this file
     cannot be loaded by the strategy that was named.
     """
-    name, asked = os.fspath(path), _strategy(strategy)
+    name, asked = os.fsdecode(path), _strategy(strategy)
+    offset, length = operator.index(offset), None if length is None else operator.index(length)
     with _opened(name) as fd:
         part = _part(fd, name, offset, length)
         status = os.fstat(fd)

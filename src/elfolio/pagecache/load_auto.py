@@ -14,7 +14,7 @@ from elfolio.live.cached import CachedFile, look
 from elfolio.live.counters import available
 from elfolio.pagecache.load_memory import HUGE, Piece
 from elfolio.pagecache.load_report import Strategy
-from elfolio.pagecache.load_ways import Job, by_mmap, mapped, watched
+from elfolio.pagecache.load_ways import Job, by_mmap, by_read, is_hugetlb, mapped, watched
 from elfolio.pagecache.window import drop
 from elfolio.span import Span, round_down
 
@@ -29,6 +29,9 @@ Way = Callable[[Job], Piece]
 
 def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
     """`cached`: bytes of it in the page cache, None where that is hidden. It may set the job's limit."""
+    if is_hugetlb(job.fd):
+        job.why.append("a file of hugetlbfs, which is not mapped here: copied")
+        return Strategy.READ, by_read
     size, share = job.part.size, (cached or 0) / max(job.part.size, 1)
     room = available()
     if room is not None and size - (cached or 0) > room * _SPARE:

@@ -30,7 +30,7 @@ from elfolio.pagecache.load_memory import (
 from elfolio.pagecache.load_report import Strategy
 from elfolio.span import Span, round_up
 
-__all__ = ["WAYS", "Job", "cut_short", "mapped", "watched"]
+__all__ = ["WAYS", "Job", "by_read", "cut_short", "is_hugetlb", "mapped", "watched"]
 
 _STEP = 32 << 20
 """Bytes between two looks at signals and the progress, where the kernel is asked for more than one request."""
@@ -43,6 +43,7 @@ _SMALL = (
     "it is cached in folios smaller than a huge page: mapping it costs more, and so does each access; to mend it for "
     "later loads: elfolio warm --whole --force"
 )
+_HUGETLBFS = 0x958458F6
 _DONTCACHE = 0x80
 """RWF_DONTCACHE (include/uapi/linux/fs.h)."""
 
@@ -69,6 +70,17 @@ def cut_short(job: Job) -> OSError:
     return OSError(errno.ESTALE, said, job.path)
 
 
+def is_hugetlb(fd: int) -> bool:
+    """A file of hugetlbfs: its mappings are longer than what was asked for, up to its own page size."""
+    return _native.file_system(fd) == _HUGETLBFS
+
+
+def _file_mapping(job: Job) -> Piece:
+    if is_hugetlb(job.fd):
+        raise OSError(errno.EOPNOTSUPP, "a file of hugetlbfs is not mapped; the strategy read copies it", job.path)
+    return file_mapping(job.fd, job.part)
+
+
 @contextmanager
 def _kept(piece: Piece) -> Iterator[Piece]:
     """Given back if what follows fails."""
@@ -81,7 +93,7 @@ def _kept(piece: Piece) -> Iterator[Piece]:
 
 def by_mmap(job: Job) -> Piece:
     """The page cache itself, in the largest folios that it gives."""
-    with _kept(file_mapping(job.fd, job.part)) as piece:
+    with _kept(_file_mapping(job)) as piece:
         with suppress(OSError):  # a kernel without huge pages
             advise_huge(piece)
         _populate_all(job, piece)
@@ -111,7 +123,7 @@ def mapped(job: Job) -> Piece:
 def watched(job: Job) -> Piece:
     """As by_mmap, but once huge folios run out the rest is read into memory of this process, in the same mapping:
     faults that find no huge folio are slower than read()."""
-    with _kept(file_mapping(job.fd, job.part)) as piece:
+    with _kept(_file_mapping(job)) as piece:
         with suppress(OSError):
             advise_huge(piece)
         done = _populate_watched(job, piece)
@@ -154,7 +166,7 @@ def _sampled(job: Job, piece: Piece, pagemap: int, part: Span) -> bool | None:
 
 def by_readahead(job: Job) -> Piece:
     """For comparison."""
-    with _kept(file_mapping(job.fd, job.part)) as piece:
+    with _kept(_file_mapping(job)) as piece:
         for at in range(0, piece.room, _READ):
             os.posix_fadvise(job.fd, job.part.start - piece.skip + at, _READ, os.POSIX_FADV_WILLNEED)
             _populate_steps(job, piece, at, min(piece.room, at + _READ))
@@ -205,13 +217,7 @@ def by_read(job: Job) -> Piece:
 
 def by_uncached(job: Job) -> Piece:
     """Through the page cache, which drops it at once."""
-    try:
-        return _plainly(job, _DONTCACHE, huge=True)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-            said = "uncached reads (RWF_DONTCACHE) need Linux 6.14, and a file system that has them: ext4, xfs"
-            raise OSError(errno.EOPNOTSUPP, said, job.path) from error
-        raise
+    return _plainly(job, _DONTCACHE, huge=True)
 
 
 def _check_room(job: Job) -> None:
@@ -247,6 +253,9 @@ def _preadv(job: Job, room: memoryview, at: int, flags: int) -> int:
     try:
         return os.preadv(job.fd, [room], at, flags)
     except OSError as error:
+        if flags and error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+            said = "uncached reads (RWF_DONTCACHE) need Linux 6.14, and a file system that has them: ext4, xfs"
+            raise OSError(errno.EOPNOTSUPP, said, job.path) from error
         raise OSError(error.errno, error.strerror, job.path) from error
 
 
@@ -272,7 +281,15 @@ def by_direct(job: Job) -> Piece:
 
 def _read_direct(job: Job, fd: int, piece: Piece) -> None:
     start, end = job.part.start - piece.skip, piece.skip + job.part.size
-    tell: Callable[[int], None] = lambda done: job.tell(max(min(done - piece.skip, job.part.size), 0))  # noqa: E731
+    raised: list[BaseException] = []
+
+    def tell(done: int) -> None:
+        try:
+            job.tell(max(min(done - piece.skip, job.part.size), 0))
+        except BaseException as error:  # the caller's own: it is passed on as it is
+            raised.append(error)
+            raise
+
     try:
         if _native.ring_read(fd, piece.base, start, piece.room, end, _REQUEST, _DEPTH, tell):
             job.how = f"O_DIRECT, io_uring, {_DEPTH} of {_REQUEST >> 20} MiB in flight"
@@ -280,11 +297,11 @@ def _read_direct(job: Job, fd: int, piece: Piece) -> None:
         _Threads(job, fd, piece, tell).run()
         job.how = f"O_DIRECT, {_THREADS} threads"
     except OSError as error:
-        if error.errno == errno.ESTALE and error.filename is None:
+        if error in raised:
+            raise
+        if error.errno == errno.ESTALE:
             raise cut_short(job) from error
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror, job.path) from error
-        raise
+        raise OSError(error.errno, error.strerror, job.path) from error
 
 
 class _Threads:
