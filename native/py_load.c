@@ -10,14 +10,17 @@ struct memory {
     char *base;
     size_t room, skip, length;
     Py_ssize_t views;
+    PyObject *keep; /* of memory that is lent: what keeps its owner from unmapping it; else NULL */
 };
 
-/* (address, room, skip, length): owns the mapping; shows `length` bytes from `skip` on. */
+/* (address, room, skip, length, keep): owns the mapping, or with `keep` borrows it; shows `length` bytes from `skip`
+ * on. */
 static PyObject *memory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     unsigned long long address, room, skip, length;
+    PyObject *keep;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "KKKK", &address, &room, &skip, &length))
+    if (!PyArg_ParseTuple(args, "KKKKO", &address, &room, &skip, &length, &keep))
         return NULL;
     if (skip > room || length > room - skip || length > PY_SSIZE_T_MAX)
         return raise_errno(EINVAL);
@@ -27,6 +30,7 @@ static PyObject *memory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     m->base = (char *)(uintptr_t)address;
     m->room = room, m->skip = skip, m->length = length;
+    m->keep = keep == Py_None ? NULL : Py_NewRef(keep);
     return (PyObject *)m;
 }
 
@@ -34,11 +38,12 @@ static void release(struct memory *m)
 {
     char *base = m->base;
     m->base = NULL;
-    if (base && m->room) {
+    if (base && !m->keep) {
         Py_BEGIN_ALLOW_THREADS
         munmap(base, m->room);
         Py_END_ALLOW_THREADS
     }
+    Py_CLEAR(m->keep);
 }
 
 static void memory_dealloc(PyObject *self)

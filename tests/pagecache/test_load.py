@@ -15,7 +15,7 @@ import pytest
 
 import elfolio
 from elfolio import _native
-from elfolio.pagecache import load_auto, load_ways
+from elfolio.pagecache import load_auto, load_copied, load_job, load_mapped
 from elfolio.pagecache.load_compare import CONTROL, compare, drop_file
 from elfolio.pagecache.load_memory import Piece, discard
 from tests.pagecache.files import HUGE, K, M, need_huge_folios, small_folios
@@ -165,7 +165,7 @@ def test_an_interrupt_of_threads_frees_everything(path: Path, monkeypatch: pytes
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(load_ways, "discard", given_back)
+    monkeypatch.setattr(load_job, "discard", given_back)
     with pytest.raises(KeyboardInterrupt):
         load(path, "direct", progress=stop)
     assert readers == [0]
@@ -174,8 +174,8 @@ def test_an_interrupt_of_threads_frees_everything(path: Path, monkeypatch: pytes
 @every_way
 def test_a_file_cut_short_is_an_error(path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that becomes shorter under the load is ESTALE with its name, no SIGBUS and no short data."""
-    for name in ("_STEP", "_READ", "_SAMPLED"):
-        monkeypatch.setattr(load_ways, name, 2 * M)
+    for module, name in ((load_mapped, "_STEP"), (load_mapped, "_SAMPLED"), (load_copied, "_READ")):
+        monkeypatch.setattr(module, name, 2 * M)
 
     def cut(done: int, total: int) -> None:
         os.truncate(path, 2 * M)
@@ -207,7 +207,7 @@ def raising(number: int) -> Callable[..., int]:
 @every_way
 def test_a_disk_that_fails_is_eio(path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """EIO with the file's name, and nothing is left, however the kernel says it: a mapping says EFAULT."""
-    monkeypatch.setattr(load_ways, "populate", raising(errno.EFAULT))
+    monkeypatch.setattr(load_mapped, "populate", raising(errno.EFAULT))
     monkeypatch.setattr(os, "preadv", raising(errno.EIO))
     monkeypatch.setattr(_native, "ring_read", raising(errno.EIO))
     with nothing_mapped(), pytest.raises(OSError) as caught:
@@ -318,9 +318,9 @@ def test_scraps_in_the_cache_are_mended(path: Path, content: bytes) -> None:
 
 def test_without_huge_folios_the_rest_is_read(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once faults find none, what is left is read into memory of the process; the bytes are one piece all the same."""
-    monkeypatch.setattr(load_ways, "_WATCH", 2 * HUGE)
-    monkeypatch.setattr(load_ways, "_SAMPLED", 2 * HUGE)
-    monkeypatch.setattr(load_ways, "is_present", lambda pagemap, address: False)
+    monkeypatch.setattr(load_mapped, "_WATCH", 2 * HUGE)
+    monkeypatch.setattr(load_mapped, "_SAMPLED", 2 * HUGE)
+    monkeypatch.setattr(load_mapped, "is_present", lambda pagemap, address: False)
     for offset in (0, 4097, HUGE + 1):
         drop_file(str(path))
         with load(path, offset=offset) as loaded:
@@ -340,7 +340,7 @@ def test_more_than_memory_is_read_on_demand(path: Path, content: bytes, monkeypa
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_needs_memory(path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that would not fit is ENOMEM with the file's name, before anything is read: no swapping."""
-    monkeypatch.setattr(load_ways, "available", lambda: M)
+    monkeypatch.setattr(load_copied, "available", lambda: M)
     with nothing_mapped(), pytest.raises(OSError, match="available") as caught:
         load(path, way)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOMEM, str(path))
@@ -404,6 +404,28 @@ def test_a_load_in_a_thread_can_be_called_off(path: Path, way: str) -> None:
 
     with pytest.raises(TimeoutError, match="called off"):
         asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize("way", ["auto", *COPIES])
+def test_a_buffer_is_used_again(path: Path, content: bytes, way: str) -> None:
+    """Load after load goes into one buffer, which cannot close while a load is open, and whose bytes are the file's."""
+    with elfolio.Buffer(SIZE + 3 * PAGE) as buffer:
+        for offset in (0, 5, PAGE + 1):
+            with load(path, way, into=buffer, offset=offset) as loaded:
+                assert bytes(loaded.view()) == content[offset:]
+                assert buffer.address <= loaded.address < buffer.address + 3 * PAGE
+                with pytest.raises(BufferError):
+                    buffer.close()
+        buffer.grow(2 * SIZE)
+
+
+def test_a_buffer_must_fit(path: Path) -> None:
+    """One that is too small, and a strategy that copies nothing, are refused."""
+    with elfolio.Buffer(M) as buffer:
+        with pytest.raises(elfolio.InvalidArgument, match="too small"):
+            elfolio.load(path, into=buffer)
+        with pytest.raises(elfolio.InvalidArgument, match="no copy"):
+            elfolio.load(path, into=buffer, strategy="mmap")
 
 
 def test_compare_keeps_every_sample(path: Path) -> None:

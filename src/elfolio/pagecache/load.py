@@ -12,11 +12,13 @@ from typing import NoReturn, Self
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
-from elfolio.live.cached import cachestat, look, open_quietly
+from elfolio.live.cached import look, open_quietly
+from elfolio.memory import Buffer
 from elfolio.pagecache.load_auto import choose
+from elfolio.pagecache.load_job import Job, cached_bytes, cut_short
 from elfolio.pagecache.load_memory import Piece, anonymous, discard
 from elfolio.pagecache.load_report import LoadReport, Meter, Strategy
-from elfolio.pagecache.load_ways import WAYS, Job, cut_short
+from elfolio.pagecache.load_ways import COPIES, WAYS
 from elfolio.pagecache.reserve import release_for
 from elfolio.span import Span
 
@@ -78,35 +80,40 @@ def load(
     offset: int = 0,
     length: int | None = None,
     progress: Progress | None = None,
+    into: Buffer | None = None,
 ) -> LoadedFile:
     """Loads `length` bytes from `offset` on, or to the end as it is now; a file that grows meanwhile is loaded up to
     there. `progress` is called with the bytes that are there and all; what it raises ends the load.
+    `into` takes the bytes, in place of memory of their own: a buffer that has been used before costs no faults. It has
+    room for the file rounded up to whole pages, and two more where the range does not begin at one.
 
-    Raises InvalidArgument for a range beyond the file or an unknown strategy, and OSError with the path: ESTALE where
-    the file becomes shorter meanwhile, EIO, ENOMEM where a copy would have no memory, EOPNOTSUPP where this file
-    cannot be loaded by the strategy that was named.
+    Raises InvalidArgument for a range beyond the file, an unknown strategy, a buffer that is too small or for which the
+    strategy makes no copy; and OSError with the path: ESTALE where the file becomes shorter meanwhile, EIO, ENOMEM
+    where a copy would have no memory, EOPNOTSUPP where this file cannot be loaded by the strategy that was named.
     """
     name, asked = os.fsdecode(path), _strategy(strategy)
+    if into is not None and asked not in (*COPIES, Strategy.AUTO):
+        raise InvalidArgument(f"the strategy {asked} makes no copy: there is nothing to put into a buffer")
     offset, length = operator.index(offset), None if length is None else operator.index(length)
     with _opened(name) as fd:
         part = _part(fd, name, offset, length)
         status = os.fstat(fd)
-        told = cachestat(fd, part.start, part.size) if part.size else None
-        cached = None if told is None else min(told.cached * mmap.PAGESIZE, part.size)
-        job = Job(name, fd, part)
+        cached = cached_bytes(fd, part)
+        job = Job(name, fd, part, into=into)
         if progress is not None:
             job.tell = lambda done: _ignore(progress(done, part.size))
         meter = Meter(status.st_dev)
-        release_for(part.size - (cached or 0))
+        if into is None and (gone := release_for(part.size - (cached or 0))):
+            job.why.append(f"{gone >> 20} MiB that were reserved were given back for it")
         used, piece = _loaded(job, asked, cached)
         try:
             if os.fstat(fd).st_size < part.end:
                 raise cut_short(job)
             report = meter.report(name, part.start, part.size, asked, used, job.how, job.why, cached)
-            return LoadedFile(piece, report)
         except BaseException:
             discard(piece)
             raise
+        return LoadedFile(piece, report)
 
 
 def _ignore(value: object) -> None:

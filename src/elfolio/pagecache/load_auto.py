@@ -1,34 +1,38 @@
 """pagecache.load_auto: which strategy fits. In: a Job. Out: a way, and why; never by a table of file systems.
 
 What is cached is mapped: reading it again would be slower. What is not is mapped on huge folios, and whether they come
-is seen block by block while it is loaded (load_ways.watched), because neither the file system's name nor the list of
+is seen block by block while it is loaded (load_mapped.watched), because neither the file system's name nor the list of
 free blocks says it: clean cache is given up for them too. Direct reads are nobody's default: a second load would be as
 cold as the first.
 """
 
 import mmap
 import os
-from collections.abc import Callable
 
 from elfolio.live.cached import CachedFile, look
 from elfolio.live.counters import available
-from elfolio.pagecache.load_memory import HUGE, Piece
+from elfolio.pagecache.load_align import direct_alignment
+from elfolio.pagecache.load_copied import by_read
+from elfolio.pagecache.load_direct import by_direct
+from elfolio.pagecache.load_job import Job
+from elfolio.pagecache.load_mapped import by_mmap, is_hugetlb, mapped, watched
+from elfolio.pagecache.load_memory import HUGE
 from elfolio.pagecache.load_report import Strategy
-from elfolio.pagecache.load_ways import Job, by_mmap, by_read, is_hugetlb, mapped, watched
+from elfolio.pagecache.load_ways import Way
 from elfolio.pagecache.window import drop
 from elfolio.span import Span, round_down
 
 __all__ = ["choose"]
 
-_MOSTLY = 0.9
+_MOSTLY, _HALF = 0.9, 0.5
 _SPARE = 0.9
 """Of the memory that is available, what a load may take."""
-
-Way = Callable[[Job], Piece]
 
 
 def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
     """`cached`: bytes of it in the page cache, None where that is hidden. It may set the job's limit."""
+    if job.into is not None:
+        return _into_buffer(job, (cached or 0) / max(job.part.size, 1))
     if is_hugetlb(job.fd):
         job.why.append("a file of hugetlbfs, which is not mapped here: copied")
         return Strategy.READ, by_read
@@ -50,6 +54,20 @@ def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
     return Strategy.MMAP, watched if _can_watch() else by_mmap
 
 
+def _into_buffer(job: Job, share: float) -> tuple[Strategy, Way]:
+    """Where a copy is what the caller wants: not from the disk what is cached already."""
+    if share >= _HALF or is_hugetlb(job.fd):
+        job.why.append(f"{_said(share)}: copied into the buffer")
+        return Strategy.READ, by_read
+    try:
+        direct_alignment(job.fd)
+    except OSError as error:
+        job.why.append(f"{error.strerror}: read through the page cache")
+        return Strategy.READ, by_read
+    job.why.append(f"{_said(share)}: read directly into the buffer")
+    return Strategy.DIRECT, by_direct
+
+
 def _said(share: float) -> str:
     return f"{share:.0%} of it is in the page cache" if share else "nothing of it is in the page cache"
 
@@ -67,7 +85,9 @@ def _mend(job: Job) -> None:
     total = job.part.size // HUGE
     if broken and len(broken) * 2 < total:
         drop(job.fd, broken)
-        job.why.append(f"{len(broken)} huge pages of it were cached in part: dropped, to be read again in whole blocks")
+        job.why.append(
+            f"{len(broken)} huge pages of it were cached in part: what nobody has mapped was dropped, to be read whole"
+        )
 
 
 def _broken(found: CachedFile) -> list[Span]:

@@ -9,7 +9,9 @@ import mmap
 import os
 from typing import NamedTuple
 
+from elfolio.errors import InvalidArgument
 from elfolio.layout.hugepages import BLOCKS
+from elfolio.memory import Buffer
 from elfolio.span import Span, round_down, round_up
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Piece",
     "advise_huge",
     "anonymous",
+    "borrowed",
     "discard",
     "file_mapping",
     "forget",
@@ -49,6 +52,8 @@ class Piece(NamedTuple):
     room: int
     skip: int
     length: int
+    keep: memoryview | None = None
+    """Of a piece that is lent: what keeps its owner from giving it back."""
 
     @property
     def address(self) -> int:
@@ -109,6 +114,22 @@ def anonymous(part: Span, alignment: int, *, huge: bool = True) -> Piece:
     return piece
 
 
+def borrowed(buffer: Buffer, part: Span, alignment: int) -> Piece:
+    """As `anonymous`, of a buffer, which cannot grow or close until all of it is gone. Raises InvalidArgument for one
+    that is too small."""
+    alignment = max(alignment, mmap.PAGESIZE)
+    start = round_down(part.start, alignment)
+    # Direct reads need an aligned address too: a small buffer begins at any page.
+    first = round_up(buffer.address, alignment)
+    size = round_up(part.end, alignment) - start
+    lost = first - buffer.address
+    if lost + size > round_up(len(buffer), mmap.PAGESIZE):
+        raise InvalidArgument(f"a buffer of {len(buffer)} bytes is too small: {lost + size} are needed")
+    # All of it: advice for a part would make two mappings of it, which mremap cannot grow as one (EFAULT).
+    _libc.madvise(buffer.address, round_up(len(buffer), mmap.PAGESIZE), _HUGEPAGE)
+    return Piece(first, max(size, mmap.PAGESIZE), part.start - start, part.size, buffer.view())
+
+
 def own(piece: Piece, start: int, size: int, *, huge: bool) -> None:
     """Puts fresh memory of this process in the place of a part of the piece, in whole pages."""
     at = piece.base + start
@@ -122,8 +143,9 @@ def own(piece: Piece, start: int, size: int, *, huge: bool) -> None:
 
 
 def discard(piece: Piece) -> None:
-    """Gives it back."""
-    _libc.munmap(piece.base, piece.room)
+    """Gives it back, unless it is lent."""
+    if piece.keep is None:
+        _libc.munmap(piece.base, piece.room)
 
 
 def advise_huge(piece: Piece) -> None:
