@@ -8,7 +8,8 @@ import pytest
 
 from elfolio.cli.load import NAMES
 from elfolio.pagecache.load import LoadReport, Strategy
-from tests.cli.running import elfolio
+from tests.cli.running import ELFOLIO, elfolio
+from tests.cli.terminal import Terminal
 from tests.pagecache.files import M
 
 
@@ -54,6 +55,13 @@ def test_the_comparison_has_every_strategy(path: str) -> None:
 def test_the_names_are_those_of_the_room() -> None:
     """The command knows every strategy, without importing the room for its help."""
     assert tuple(Strategy) == NAMES
+
+
+def test_a_terminal_shows_the_rate(path: str) -> None:
+    """A bar with share and rate while it loads, gone before the table."""
+    with Terminal([*ELFOLIO, "load", path]) as terminal:
+        terminal.wait_for(r"\[[#.]{20}\] \d+% \d+\.\d\d GB/s")
+        terminal.wait_for("strategy")
 
 
 BAD = {

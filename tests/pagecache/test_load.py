@@ -5,6 +5,7 @@ import errno
 import gc
 import os
 import random
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -215,6 +216,18 @@ def test_a_disk_that_fails_is_eio(path: Path, way: str, monkeypatch: pytest.Monk
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
 
 
+def test_an_old_kernel_reads(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without MADV_POPULATE_READ auto takes read and says why; mmap by name is EOPNOTSUPP."""
+    monkeypatch.setattr(load_mapped, "populate", raising(errno.EINVAL))
+    with nothing_mapped():
+        with elfolio.load(path) as loaded:
+            assert (loaded.report.strategy, bytes(loaded.view())) == ("read", content)
+            assert any("5.14" in why for why in loaded.report.why)
+        with pytest.raises(OSError, match=r"5\.14") as caught:
+            elfolio.load(path, strategy="mmap")
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
 def test_short_reads_go_on(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read that gives less than asked is followed by another, in every way that reads."""
     real = os.preadv
@@ -261,6 +274,22 @@ def test_direct_leaves_the_cache_alone(
         assert bytes(loaded.view()) == content
         assert ("threads" in loaded.report.how) is not has_ring or "io_uring" in loaded.report.how
         assert not any(loaded.orders() or {}) or "fell back" in " ".join(loaded.report.why)
+
+
+def test_where_a_ring_is_refused_threads_read(path: Path, content: bytes) -> None:
+    """A process that gets no io_uring, here for want of a descriptor, reads directly all the same."""
+    free = [os.open(path, os.O_RDONLY) for _ in range(2)]
+    for fd in free:
+        os.close(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, hard))
+    try:
+        loaded = load(path, "direct")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with loaded:
+        assert "threads" in loaded.report.how
+        assert bytes(loaded.view()) == content
 
 
 def test_a_ring_tells_of_its_own_errors(path: Path) -> None:

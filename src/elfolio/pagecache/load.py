@@ -157,4 +157,10 @@ def _loaded(job: Job, asked: Strategy, cached: int | None) -> tuple[Strategy, Pi
         job.why.append("it was asked for")
         return asked, WAYS[asked](job)
     used, way = choose(job, cached)
-    return used, way(job)
+    try:
+        return used, way(job)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP or used is Strategy.READ:
+            raise
+        job.why.append(f"{error.strerror}: read instead")
+        return Strategy.READ, WAYS[Strategy.READ](job)

@@ -48,6 +48,9 @@ def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
     if share >= _MOSTLY:
         job.why.append(f"{share:.0%} of it is in the page cache: mapped as it is")
         return Strategy.MMAP, mapped
+    if cached is None:
+        job.why.append("how much of it is in the page cache is hidden from this user: mapped on huge folios")
+        return Strategy.MMAP, by_mmap
     job.why.append(_said(share) + ": mapped on huge folios, which are read in whole blocks")
     if cached:
         _mend(job)

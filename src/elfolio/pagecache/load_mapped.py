@@ -46,7 +46,6 @@ def mapped(job: Job) -> Piece:
     with kept(piece), suppress(PermissionError), open("/proc/self/pagemap", "rb", 0) as pagemap:
         blocks = [block.start for block in Span(piece.base, piece.base + piece.room).whole_blocks(HUGE).blocks(HUGE)]
         chosen = blocks[:: max(1, len(blocks) // _SAMPLES)]
-        advise_huge(piece)
         # Unmapped for a moment: then one touch tells whether one entry maps the block.
         huge = 0
         for block in chosen:
