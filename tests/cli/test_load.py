@@ -34,7 +34,7 @@ def test_the_object_has_its_schema(path: str) -> None:
     """--json prints one object: command, version, page, and each file's whole report."""
     done = elfolio("load", "--json", "--strategy", "read", path)
     found = json.loads(done.stdout)
-    assert set(found) == {"elfolio", "version", "page", "files"}
+    assert set(found) == {"elfolio", "version", "page", "files", "problems"}
     assert (found["elfolio"], found["version"]) == ("load", 1)
     (entry,) = found["files"]
     assert set(entry) == {one.name for one in fields(LoadReport)} | {"rate", "processor_per_gb", "cached_orders"}
@@ -55,6 +55,17 @@ def test_the_comparison_has_every_strategy(path: str) -> None:
 def test_the_names_are_those_of_the_room() -> None:
     """The command knows every strategy, without importing the room for its help."""
     assert tuple(Strategy) == NAMES
+
+
+def test_one_bad_file_stops_no_other(path: str) -> None:
+    """It is told in a line of its own, in the object too; the others are loaded; status 2."""
+    done = elfolio("load", "/missing/file", path)
+    assert (done.status, done.stderr.count(b"\n")) == (2, 1)
+    assert b"/missing/file: No such file" in done.stderr
+    assert path.encode() in done.stdout
+    found = json.loads(elfolio("load", "--json", "/missing/file", path).stdout)
+    assert [one["path"] for one in found["files"]] == [path]
+    assert [one["path"] for one in found["problems"]] == ["/missing/file"]
 
 
 def test_a_terminal_shows_the_rate(path: str) -> None:

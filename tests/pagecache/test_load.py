@@ -323,6 +323,17 @@ def test_what_is_cached_is_mapped(path: Path) -> None:
         assert any("elfolio warm" in why for why in loaded.report.why)
 
 
+def test_orders_are_of_the_file_that_was_loaded(path: Path) -> None:
+    """Once the name leads to another file, or none, they are None."""
+    with load(path) as loaded:
+        assert loaded.orders() is not None
+        small_folios(path.parent / "other", M)
+        (path.parent / "other").rename(path)
+        assert loaded.orders() is None
+        path.unlink()
+        assert loaded.orders() is None
+
+
 def test_huge_folios_are_not_called_small(path: Path) -> None:
     """After a load of whole blocks the next one has nothing to complain of."""
     need_huge_folios(path.parent)

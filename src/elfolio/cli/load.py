@@ -5,6 +5,7 @@
 
 import argparse
 import mmap
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -52,31 +53,45 @@ def prepare_parser(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Loads, or compares."""
-    if args.compare and (len(args.files) > 1 or args.strategy != "auto"):
+    if not args.compare:
+        return _loaded(args)
+    if len(args.files) > 1 or args.strategy != "auto":
         raise Failure("--compare takes one file, and every strategy")
     try:
-        print(_compared(args) if args.compare else _loaded(args), end="")
+        print(_compared(args), end="")
     except OSError as error:
-        where = error.filename
-        raise Failure(f"{where}: {error.strerror}" if where else str(error.strerror)) from error
+        raise Failure(": ".join(_problem(args.files[0], error))) from error
     return 0
 
 
-def _loaded(args: argparse.Namespace) -> str:
+def _problem(path: str, error: OSError) -> tuple[str, str]:
+    """The file, and what is wrong with it."""
+    return os.fsdecode(error.filename or path), error.strerror or str(error)
+
+
+def _loaded(args: argparse.Namespace) -> int:
+    """One that cannot be loaded is told at once, and the others go on."""
     from elfolio.cli.output import width_and_ink
     from elfolio.pagecache.load import load
     from elfolio.report import load as report
 
     found: list[Loaded] = []
+    problems: list[tuple[str, str]] = []
     for path in args.files:
         try:
             with load(path, strategy=args.strategy, progress=_bar(path)) as loaded:
                 found.append((loaded.report, loaded.orders()))
+        except OSError as error:
+            problems.append(_problem(path, error))
+            _clear()
+            print(one_line(f"elfolio load: {': '.join(problems[-1])}"), file=sys.stderr)
         finally:
             _clear()
     if args.json:
-        return report.as_json(found, mmap.PAGESIZE) + "\n"
-    return report.as_text(found, mmap.PAGESIZE, *width_and_ink())
+        print(report.as_json(found, mmap.PAGESIZE, problems))
+    elif found:
+        print(report.as_text(found, mmap.PAGESIZE, *width_and_ink()), end="")
+    return 2 if problems else 0
 
 
 def _compared(args: argparse.Namespace) -> str:

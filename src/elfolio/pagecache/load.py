@@ -39,10 +39,12 @@ class LoadedFile(_native.Memory):
 
     report: LoadReport
     """What it cost."""
+    _identity: tuple[int, int]
+    """Device and inode."""
 
-    def __new__(cls, piece: Piece, report: LoadReport) -> Self:
+    def __new__(cls, piece: Piece, report: LoadReport, identity: tuple[int, int]) -> Self:
         self = super().__new__(cls, *piece)
-        self.report = report
+        self.report, self._identity = report, identity
         return self
 
     def __repr__(self) -> str:
@@ -58,6 +60,9 @@ class LoadedFile(_native.Memory):
         path leads to another file by now. Takes milliseconds, and so is no part of the report."""
         try:
             with open_quietly(self.report.path) as fd:
+                now = os.fstat(fd)
+                if (now.st_dev, now.st_ino) != self._identity:
+                    return None
                 found = look(fd, self.report.offset, self.report.length)
         except OSError:
             return None
@@ -113,7 +118,7 @@ def load(
         except BaseException:
             discard(piece)
             raise
-        return LoadedFile(piece, report)
+        return LoadedFile(piece, report, (status.st_dev, status.st_ino))
 
 
 def _ignore(value: object) -> None:

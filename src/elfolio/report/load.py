@@ -17,9 +17,11 @@ Loaded = tuple["LoadReport", dict[int, int] | None]
 """A report, and the orders of the folios that the page cache has of the file afterwards."""
 
 
-def as_json(found: Sequence[Loaded], page: int) -> str:
-    """One object: a list of files."""
-    return json.dumps({"elfolio": "load", "version": 1, "page": page, "files": [_entry(*one) for one in found]})
+def as_json(found: Sequence[Loaded], page: int, problems: Sequence[tuple[str, str]] = ()) -> str:
+    """One object: a list of files, and of those that could not be loaded, each with its reason."""
+    failed = [{"path": path, "reason": why} for path, why in problems]
+    files = [_entry(*one) for one in found]
+    return json.dumps({"elfolio": "load", "version": 1, "page": page, "files": files, "problems": failed})
 
 
 def _entry(report: "LoadReport", orders: dict[int, int] | None) -> dict[str, object]:
