@@ -219,12 +219,11 @@ def test_a_disk_that_fails_is_eio(path: Path, way: str, monkeypatch: pytest.Monk
 def test_an_old_kernel_reads(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without MADV_POPULATE_READ auto takes read and says why; mmap by name is EOPNOTSUPP."""
     monkeypatch.setattr(load_mapped, "populate", raising(errno.EINVAL))
-    with nothing_mapped():
-        with elfolio.load(path) as loaded:
-            assert (loaded.report.strategy, bytes(loaded.view())) == ("read", content)
-            assert any("5.14" in why for why in loaded.report.why)
-        with pytest.raises(OSError, match=r"5\.14") as caught:
-            elfolio.load(path, strategy="mmap")
+    with elfolio.load(path) as loaded:
+        assert (loaded.report.strategy, bytes(loaded.view())) == ("read", content)
+        assert any("5.14" in why for why in loaded.report.why)
+    with nothing_mapped(), pytest.raises(OSError, match=r"5\.14") as caught:
+        elfolio.load(path, strategy="mmap")
     assert caught.value.errno == errno.EOPNOTSUPP
 
 
