@@ -13,6 +13,13 @@ if TYPE_CHECKING:  # what type checkers see; tests/test_package.py holds it equa
     from elfolio.errors import UnholdableProgram as UnholdableProgram
     from elfolio.memory import Buffer as Buffer
     from elfolio.memory import grow as grow
+    from elfolio.pagecache.formats.fault import FormatError as FormatError
+    from elfolio.pagecache.formats.fault import NoSuchType as NoSuchType
+    from elfolio.pagecache.formats.files import TensorFiles as TensorFiles
+    from elfolio.pagecache.formats.files import load_gguf as load_gguf
+    from elfolio.pagecache.formats.files import load_safetensors as load_safetensors
+    from elfolio.pagecache.formats.files import open_gguf as open_gguf
+    from elfolio.pagecache.formats.files import open_safetensors as open_safetensors
     from elfolio.pagecache.load import LoadedFile as LoadedFile
     from elfolio.pagecache.load import LoadReport as LoadReport
     from elfolio.pagecache.load import load as load
@@ -59,6 +66,10 @@ if sys.platform != "linux":
 _HOMES = {
     "elfolio.errors": ("InvalidArgument", "StaleTemplate", "TooManyActions", "UnholdableProgram"),
     "elfolio.memory": ("Buffer", "grow"),
+    "elfolio.pagecache.formats.fault": ("FormatError", "NoSuchType"),
+    "elfolio.pagecache.formats.files": (
+        *("TensorFiles", "load_gguf", "load_safetensors", "open_gguf", "open_safetensors"),
+    ),
     "elfolio.pagecache.load": ("LoadReport", "LoadedFile", "load"),
     "elfolio.pagecache.reserve": ("Reservation", "reserve"),
     "elfolio.spawn.actions": (
