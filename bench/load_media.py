@@ -1,0 +1,134 @@
+"""bench.load_media: files on file systems. In: a kind, a folder. Out: a mounted place with the files, until the end.
+
+Loop devices use direct I/O: else a cold load would come from the page cache of the image.
+"""
+
+import json
+import mmap
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from bench.load_subjects import Files
+from elfolio.live.cached import cachestat
+
+__all__ = ["KINDS", "CannotMount", "drop", "held", "touch", "write_files"]
+
+KINDS = ("here", "ext4", "xfs", "btrfs", "erofs", "tmpfs")
+"""`here` is the file system that the folder is on."""
+_TENSOR = 32 << 20
+_SPARE = 600 << 20
+_SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+class CannotMount(Exception):
+    """What is missing."""
+
+
+def _run(*words: str | Path) -> str:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env={"PATH": _SEARCH}, timeout=600)
+    except FileNotFoundError:
+        raise CannotMount(f"{words[0]} is not installed") from None
+    if done.returncode:
+        raise CannotMount(f"{' '.join(map(str, words))}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def write_files(folder: Path, size: int) -> Files:
+    """Tensors of 32 MiB, `size` bytes in all, as safetensors and as torch.save writes them. What cannot be compressed
+    is the same in each: the data."""
+    model, saved = folder / "model.safetensors", folder / "model.pt"
+    block = os.urandom(_TENSOR)
+    count = size // _TENSOR
+    header = {
+        f"layer.{at}": {
+            "dtype": "F32",
+            "shape": [_TENSOR // 4096, 1024],
+            "data_offsets": [at * _TENSOR, (at + 1) * _TENSOR],
+        }
+        for at in range(count)
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with model.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for at in range(count):
+            file.write(at.to_bytes(8, "little") + block[8:])
+        os.fsync(file.fileno())
+    try:
+        import torch
+        from safetensors.torch import load_file
+    except ImportError:
+        return Files(str(model), "")
+    torch.save(load_file(model), saved)
+    with saved.open("rb") as file:
+        os.fsync(file.fileno())
+    return Files(str(model), str(saved))
+
+
+def drop(files: Files) -> None:
+    """Takes the page cache of these files only. Raises CannotMount where more than 1% stays."""
+    for path in filter(None, files):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # EINVAL: a file system that is never written to
+                os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            size, told = os.fstat(fd).st_size, cachestat(fd, 0, 0)
+            if told is not None and told.cached * mmap.PAGESIZE > size // 100:
+                raise CannotMount(f"{told.cached} pages of {Path(path).name} cannot be dropped from the page cache")
+        finally:
+            os.close(fd)
+
+
+def touch(size: int) -> None:
+    """Uses and frees so many bytes of memory. Where a hypervisor was given the free pages (balloon free-page
+    reporting), the first touch of each is a fault there: up to 2 s a GB, which would fall to whoever comes first."""
+    with mmap.mmap(-1, size) as memory:
+        for at in range(0, size, mmap.PAGESIZE):
+            memory[at] = 1
+
+
+@contextmanager
+def held(kind: str, folder: Path, size: int) -> Iterator[Files]:
+    """The files on a file system of that kind. Raises CannotMount."""
+    with ExitStack() as stack:
+        place = folder / kind
+        place.mkdir()
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        if kind == "here":
+            yield write_files(place, size)
+            return
+        point, image = place / "mounted", place / "image"
+        point.mkdir()
+        room = 2 * size + _SPARE
+        if kind == "tmpfs":
+            _run("mount", "-t", "tmpfs", "-o", f"size={room},huge=within_size", "none", point)
+            stack.callback(_run, "umount", point)
+            yield write_files(point, size)
+            return
+        if kind == "erofs":
+            tree = place / "tree"
+            tree.mkdir()
+            names = write_files(tree, size)
+            _run("mkfs.erofs", image, tree)
+            shutil.rmtree(tree)
+            _mount(stack, kind, image, point, "ro")
+            yield Files(*(name and str(point / Path(name).name) for name in names))
+            return
+        with image.open("wb") as file:
+            file.truncate(room)
+        _run(f"mkfs.{kind}", *(("-q", "-F") if kind == "ext4" else ("-q",)), image)
+        _mount(stack, kind, image, point, "rw")
+        yield write_files(point, size)
+
+
+def _mount(stack: ExitStack, kind: str, image: Path, point: Path, mode: str) -> None:
+    device = _run("losetup", "-f", "--show", "--direct-io=on", image)
+    stack.callback(_run, "losetup", "-d", device)
+    _run("mount", "-t", kind, "-o", mode, device, point)
+    stack.callback(_run, "umount", point)

@@ -1,0 +1,82 @@
+"""bench/load.py: it runs, its subjects read the same bytes, and its file systems are gone afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.load import middle, rows, verdict
+from bench.load_media import touch, write_files
+from elfolio.pagecache.formats.files import open_safetensors
+
+BENCH = Path(__file__).parent.parent / "bench" / "load.py"
+
+
+def run(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    pytest.importorskip("numpy", reason="needs the package; to force: pip install numpy")
+    words: list[str | Path] = [sys.executable, BENCH, "--folder", folder, "--size", "0.0625", "--rounds", "1", *options]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_every_plain_subject_reads_the_same_bytes(tmp_path: Path) -> None:
+    """A run without peers ends well, gives a row a subject and the verdict, and leaves no file behind."""
+    subjects = ("read() into bytes", "mmap", "numpy.memmap", "elfolio auto", "elfolio direct")
+    raw = tmp_path / "raw"
+    done = run(tmp_path, "--raw", str(raw), *(word for name in subjects for word in ("--subject", name)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n{name} " in done.stdout for name in subjects)
+    assert "times the rate of the fastest peer" in done.stdout
+    samples = json.loads(raw.read_text())["samples"]
+    assert len({found[0]["sum"] for found in samples.values()}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "erofs", "tmpfs"])
+def test_file_systems_are_mounted_and_gone(tmp_path: Path, kind: str) -> None:
+    """Each file system is made, measured, and unmounted, and its loop device is free again."""
+    done = run(tmp_path, "--on", kind, "--subject", "mmap")
+    assert "left out" not in done.stderr, done.stderr
+    assert f"\n{kind}, 0.0625 GiB" in done.stdout
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.root
+def test_a_share_of_a_processor_is_given(tmp_path: Path) -> None:
+    """With --share 0.1 a load takes as long as its processor time at a tenth asks for, and the group is gone."""
+    raw = tmp_path / "raw"
+    done = run(tmp_path, "--share", "0.1", "--subject", "read() into bytes", "--raw", str(raw))
+    if "Permission" in done.stderr or "Read-only" in done.stderr:
+        pytest.skip("control groups cannot be made here; to force: run where /sys/fs/cgroup can be written")
+    assert done.returncode == 0, done.stderr
+    (sample,) = json.loads(raw.read_text())["samples"]["read() into bytes"]
+    assert sample["seconds"] > 4 * sample["processor"]
+
+
+def test_the_files_are_right(tmp_path: Path) -> None:
+    """The file that is measured is one of safetensors, of the size that was asked for, its tensors not all alike."""
+    files = open_safetensors(write_files(tmp_path, 64 << 20).safetensors)
+    assert files.size == 64 << 20
+    assert bytes(files["layer.0"].data) != bytes(files["layer.1"].data)
+
+
+def test_the_verdict_is_of_medians() -> None:
+    """Rates and processor times are medians, and the peer is the fastest one that is not elfolio's."""
+    base = {"processor": 1.0, "first": 1.0, "random": 1.0, "bytes": 1e9}
+    times = {"read() into bytes": (4.0, 2.0, 9.0), "mmap": (2.0, 2.0, 1.0), "elfolio auto": (1.0, 1.0, 5.0)}
+    samples = {name: [base | {"seconds": value} for value in values] for name, values in times.items()}
+    assert middle(samples["read() into bytes"], "seconds") == 4
+    assert [row[1] for row in rows(samples)] == ["0.25", "0.50", "1.00"]
+    assert verdict(samples).startswith("auto: 2.00 times the rate of the fastest peer (mmap); 1.000 of read()'s")
+
+
+def test_memory_is_touched_and_given_back() -> None:
+    """Touching memory beforehand leaves none of it in use."""
+    pages = os.sysconf("SC_PAGE_SIZE")
+    before = int(Path("/proc/self/statm").read_text().split()[1])
+    touch(32 << 20)
+    assert int(Path("/proc/self/statm").read_text().split()[1]) - before < (16 << 20) // pages
