@@ -7,6 +7,7 @@ or not, the page cache of these files only is dropped before. --share holds the 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -180,7 +181,8 @@ def run(options: argparse.Namespace, kind: str, files: Files, size: float) -> No
 def main() -> int:
     """Exit status."""
     options = options_of()
-    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.describe().items()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is mounted is unmounted
+    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.describe().items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="elfolio-bench-", dir=options.folder) as folder:
         for size in options.size or [1.0]:
             for kind in options.on or ["here"]:

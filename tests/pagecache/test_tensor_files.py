@@ -17,6 +17,7 @@ from elfolio.pagecache.formats import part as part_module
 from elfolio.pagecache.formats.fault import FormatError, NoSuchType
 from elfolio.pagecache.formats.files import load_gguf, load_safetensors, open_gguf, open_safetensors
 from elfolio.pagecache.formats.shards import read_index
+from elfolio.pagecache.load import load
 from tests.pagecache.gguf_files import Writer
 from tests.pagecache.safetensors_files import assembled, one, right
 
@@ -187,16 +188,24 @@ def test_shards_are_loaded_from_their_index(sharded: tuple[Path, dict[str, bytes
         assert {name: bytes(tensor.data) for name, tensor in files.items()} == tensors
 
 
-def test_the_progress_of_all_files_is_one(sharded: tuple[Path, dict[str, bytes]], mapped: None) -> None:
-    """The progress of several files rises from one to the next, up to the sum of all."""
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("small", [1, 1 << 20])
+def test_the_progress_of_all_files_is_one(
+    sharded: tuple[Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, at_once: int, small: int
+) -> None:
+    """The progress of several files rises from one to the next, up to the sum of all, small files or large ones; a
+    second load tells the same end."""
+    monkeypatch.setattr(part_module, "_SMALL", small)
     index, tensors = sharded
     told: list[tuple[int, int]] = []
     files = open_safetensors(index)
-    files.load(at_once=3, progress=lambda done, total: told.append((done, total)))
     total = sum(map(len, tensors.values()))
     assert files.size == total
-    assert told == sorted(told)
-    assert told[-1] == (total, total)
+    for _ in range(2):
+        told.clear()
+        files.load(at_once=at_once, progress=lambda done, total: told.append((done, total)))
+        assert told == sorted(told)
+        assert told[-1] == (total, total)
 
 
 def test_a_failing_progress_ends_every_load(sharded: tuple[Path, dict[str, bytes]], mapped: None) -> None:
@@ -283,6 +292,41 @@ def test_a_file_changed_since_it_was_opened_is_refused(
     change(path)
     with pytest.raises(FormatError, match="has changed since"):
         files.load() if whole else files["a"]
+
+
+def test_a_file_cut_short_in_the_middle_of_a_load_is_refused(
+    tmp_path: Path, mapped: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that becomes shorter between the check and the load is refused as changed, not as a wrong argument."""
+    path = simple(tmp_path / "m.safetensors", {"a": letters(9000, 1)})
+    files = open_safetensors(path)
+
+    def late(*args: Any, **keywords: Any) -> Any:
+        os.truncate(path, 60)
+        return load(*args, **keywords)
+
+    monkeypatch.setattr(part_module, "load", late)
+    with pytest.raises(FormatError, match="has changed since"):
+        files.load()
+
+
+def test_an_unknown_strategy_stays_what_it_is(tmp_path: Path, mapped: None) -> None:
+    """An error of the load that has another reason than a changed file is passed on."""
+    path = simple(tmp_path / "m.safetensors", {"a": letters(9000, 1)})
+    with pytest.raises(InvalidArgument, match="no strategy"):
+        open_safetensors(path, strategy="best").load()
+
+
+def test_bfloat16_of_the_other_byte_order_is_right(tmp_path: Path) -> None:
+    """A big-endian GGUF file's bfloat16 has its numbers, in numpy with ml_dtypes and in torch."""
+    needed("ml_dtypes")
+    writer = Writer(">")
+    writer.add("a", (2,), 30, bytes((0x3F, 0x80, 0xC0, 0x40)))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(writer.whole())
+    assert load_gguf(path)["a"].astype("f4").tolist() == [1, -3]
+    needed("torch")
+    assert load_gguf(path, framework="torch")["a"].tolist() == [1, -3]
 
 
 def test_an_unknown_framework_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ class Part:
         with self._lock:
             if self._whole is None:
                 self._whole = self._memory(self._span, strategy, progress)
+            elif progress is not None:
+                progress(self.size, self.size)
 
     def tensor(self, info: TensorInfo, strategy: str) -> Tensor:
         """One of them: a view of the whole if that was loaded, else its bytes alone."""
@@ -54,16 +56,21 @@ class Part:
 
     def _memory(self, span: Span, strategy: str, progress: Progress | None) -> memoryview:
         self._check()
-        if span.size < _SMALL:
-            found = memoryview(self._read(span))
-        else:
-            loaded = load(self.path, strategy=strategy, offset=span.start, length=span.size, progress=progress)
-            self.reports.append(loaded.report)
-            found = memoryview(loaded)
+        load = self._read if span.size < _SMALL else self._loaded
+        found = load(span, strategy, progress)
         self._check()
         return found.toreadonly()
 
-    def _read(self, span: Span) -> bytes:
+    def _loaded(self, span: Span, strategy: str, progress: Progress | None) -> memoryview:
+        try:
+            loaded = load(self.path, strategy=strategy, offset=span.start, length=span.size, progress=progress)
+        except OSError:
+            self._check()  # a range that is beyond the file, where it became shorter: say that
+            raise
+        self.reports.append(loaded.report)
+        return memoryview(loaded)
+
+    def _read(self, span: Span, _: str, progress: Progress | None) -> memoryview:
         with open(self.path, "rb", 0) as file:
             parts, at = [], span.start
             while at < span.end:
@@ -72,7 +79,9 @@ class Part:
                     raise self._changed()
                 parts.append(part)
                 at += len(part)
-        return b"".join(parts)
+        if progress is not None:
+            progress(span.size, span.size)
+        return memoryview(b"".join(parts))
 
     def _check(self) -> None:
         """A header that is another file's would give wrong tensors."""

@@ -45,11 +45,11 @@ def load_all(parts: Sequence[Part], strategy: str, at_once: int | None, progress
     """Every part, `at_once` (4) at a time, in their order. The first error ends the others, and is raised; so does
     KeyboardInterrupt."""
     workers = min(len(parts), at_once or _AT_ONCE)
-    if workers < 2:
-        for part in parts:  # in this thread: an interrupt reaches the load itself
-            part.load(strategy, progress)
-        return
     total = _Sum(sum(part.size for part in parts), progress)
+    if workers < 2:
+        for number, part in enumerate(parts):  # in this thread: an interrupt reaches the load itself
+            part.load(strategy, total.of(number))
+        return
     with ThreadPoolExecutor(workers, "elfolio-load") as pool:
         try:
             jobs = [pool.submit(part.load, strategy, total.of(number)) for number, part in enumerate(parts)]
