@@ -21,7 +21,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import machine
-from bench.load_media import KINDS, CannotMount, drop, held, touch
+from bench.load_media import KINDS, CannotMount, drop, held, read_ahead, touch
 from bench.load_subjects import SUBJECTS, Files
 from bench.progress import progress
 from bench.table import show
@@ -154,6 +154,7 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--subject", action="append", choices=SUBJECTS, metavar="NAME", help=", ".join(SUBJECTS))
     parser.add_argument("--warm", action="store_true", help="also with the file in the page cache")
     parser.add_argument("--share", action="append", type=float, metavar="S", help="part of one processor (0.1, 0.25)")
+    parser.add_argument("--read-ahead", type=int, metavar="KB", help="read_ahead_kb for the while (as it is; root)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where files and images are made (temporary files')")
     parser.add_argument("--markdown", action="store_true", help="tables for a page")
     parser.add_argument("--raw", type=Path, metavar="FILE", help="every sample as JSON lines, appended")
@@ -168,9 +169,10 @@ def run(options: argparse.Namespace, kind: str, files: Files, size: float) -> No
     subjects = options.subject or list(SUBJECTS)
     for share in options.share or [None]:
         for cold in (True, False) if options.warm and kind != "tmpfs" else (kind != "tmpfs",):
-            with limited(share) as group:
+            with limited(share) as group, read_ahead(files.safetensors, options.read_ahead) as ahead:
                 samples = measured(files, subjects, options.rounds, group, cold=cold)
             held_to = f", {share:.0%} of a processor" if share else ""
+            held_to += f", read_ahead_kb {ahead}" if ahead is not None else ""
             title = f"{kind}, {size:g} GiB, {'cold' if cold else 'warm'}{held_to}: until every page is touched"
             print(show(title, _HEADINGS, rows(samples), markdown=options.markdown) + verdict(samples), flush=True)
             if options.raw:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.load_subjects import Files
 from elfolio.live.cached import cachestat
 
-__all__ = ["KINDS", "CannotMount", "drop", "held", "touch", "write_files"]
+__all__ = ["KINDS", "CannotMount", "drop", "held", "read_ahead", "touch", "write_files"]
 
 KINDS = ("here", "ext4", "xfs", "btrfs", "erofs", "tmpfs")
 """`here` is the file system that the folder is on."""
@@ -83,6 +83,25 @@ def drop(files: Files) -> None:
                 raise CannotMount(f"{told.cached} pages of {Path(path).name} cannot be dropped from the page cache")
         finally:
             os.close(fd)
+
+
+@contextmanager
+def read_ahead(path: str, kilobytes: int | None) -> Iterator[int | None]:
+    """The device's read_ahead_kb, set to that many for the while (as root); None where it has none, as tmpfs. Plain
+    mappings and reads live by it."""
+    device = os.stat(path).st_dev
+    file = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if not file.exists():
+        yield None
+        return
+    before = file.read_text()
+    try:
+        if kilobytes is not None:
+            file.write_text(str(kilobytes))
+        yield int(file.read_text())
+    finally:
+        if kilobytes is not None:
+            file.write_text(before)
 
 
 def touch(size: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.load import middle, rows, verdict
-from bench.load_media import touch, write_files
+from bench.load_media import read_ahead, touch, write_files
 from elfolio.pagecache.formats.files import open_safetensors
 
 BENCH = Path(__file__).parent.parent / "bench" / "load.py"
@@ -55,6 +55,25 @@ def test_a_share_of_a_processor_is_given(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (sample,) = json.loads(raw.read_text())["samples"]["read() into bytes"]
     assert sample["seconds"] > 4 * sample["processor"]
+
+
+@pytest.mark.root
+def test_read_ahead_is_put_back(tmp_path: Path) -> None:
+    """The device's read_ahead_kb is what was asked for while a run lasts, and what it was afterwards."""
+    with read_ahead(str(tmp_path), None) as before:
+        pass
+    if before is None:
+        pytest.skip("this file system has no device; to force: --basetemp on a disk")
+
+    def interrupted() -> None:
+        with read_ahead(str(tmp_path), before // 2) as now:
+            assert now == before // 2
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    with read_ahead(str(tmp_path), None) as after:
+        assert after == before
 
 
 def test_the_files_are_right(tmp_path: Path) -> None:
