@@ -14,7 +14,7 @@ ASAN := .venv-asan/bin/python
 
 # Directories too: a deleted module changes only its directory.
 SOURCES := pyproject.toml setup.py MANIFEST.in \
-	$(shell find native src/elfolio -name __pycache__ -prune -o -name '*.so' -o \( -type f -o -type d \) -print)
+	$(shell find native share src/elfolio -name __pycache__ -prune -o -name '*.so' -o \( -type f -o -type d \) -print)
 
 # $(call requirements,SECTION,KEY): a list of pyproject.toml, for pips older than --group (Debian 12 has 23.0).
 requirements = $$($(@D)/bin/python -c 'import tomllib; \
@@ -63,7 +63,7 @@ check: .venv/.elfolio .venv/.dev ## format, lint, types, the order of the rooms,
 	$(PY) docs/generate.py --check
 	$(PY) -m pytest -q tests/test_rooms.py
 
-docs: .venv/.elfolio ## write the generated part of docs/
+docs: .venv/.elfolio .venv/.dev ## write the command reference, manual pages, shell completion
 	$(PY) docs/generate.py
 
 clean: ## remove what the other targets made

@@ -85,7 +85,10 @@ def stub() -> Extension:
 if sys.platform != "linux":
     sys.exit(f"elfolio: runs on Linux only; this is {sys.platform}")
 
+SHARED = ("share/man/man1", "share/bash-completion/completions", "share/zsh/site-functions")
+
 setup(
+    data_files=[(folder, sorted(glob(f"{folder}/*"))) for folder in SHARED],
     ext_modules=[native(), stub()],
     cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -1,6 +1,7 @@
 """The pages in docs/: examples that run, links that lead somewhere, a reference that is not stale."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import elfolio
+from elfolio.cli import COMMANDS
+from elfolio.cli.dispatch import parser_of
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 EXAMPLE = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:```text\n(?P<output>.*?)^```\n)?", re.M | re.S)
 
@@ -37,24 +41,65 @@ def test_there_are_examples() -> None:
     assert len(list(examples())) >= 10
 
 
-def test_the_reference_is_not_stale() -> None:
-    """docs/reference.md is what the help says."""
-    done = subprocess.run([sys.executable, str(DOCS / "generate.py"), "--check"], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+def generate(root: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """docs/generate.py of a tree."""
+    command = [sys.executable, str(root / "docs/generate.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_stale_reference_is_found(tmp_path: Path) -> None:
-    """--check fails, in one line that names the mend, on a page that differs or is missing; writing it mends it."""
-    generate = tmp_path / "generate.py"
-    generate.write_text((DOCS / "generate.py").read_text())
-    for text in (None, "stale"):
-        if text is not None:
-            (tmp_path / "reference.md").write_text(text)
-        done = subprocess.run([sys.executable, str(generate), "--check"], capture_output=True, check=False)
-        assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
-        assert b"make docs" in done.stderr
-    subprocess.run([sys.executable, str(generate)], check=True)
-    assert (tmp_path / "reference.md").read_text() == (DOCS / "reference.md").read_text()
+def test_nothing_generated_is_stale() -> None:
+    """Reference, manual pages and completion are what the commands' parsers say."""
+    done = generate(ROOT, "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_stale_is_found(tmp_path: Path) -> None:
+    """--check fails, in one line that names the file and the mend, where one differs, is missing, or is of a command
+    that is gone; writing mends it."""
+    for name in ("docs/generate.py", "docs/reference.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "share", tmp_path / "share")
+    page, gone = tmp_path / "share/man/man1/elfolio.1", tmp_path / "share/man/man1/elfolio-gone.1"
+    for hurt in (page.unlink, lambda: page.write_text("stale"), gone.touch):
+        assert generate(tmp_path, "--check").returncode == 0
+        hurt()
+        done = generate(tmp_path, "--check")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "make docs" in done.stderr
+        assert "share/man/man1/elfolio" in done.stderr
+        assert generate(tmp_path).returncode == 0
+    assert page.read_text() == (ROOT / "share/man/man1/elfolio.1").read_text()
+    assert not gone.exists()
+
+
+def completed(*words: str) -> set[str]:
+    """What bash offers for the last word of a command line."""
+    script = (
+        f'source {ROOT}/share/bash-completion/completions/elfolio; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        '_shtab_elfolio elfolio "${@: -1}" "${@: -2:1}"; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script, "bash", *words], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_shell_completes_commands_options_and_files(tmp_path: Path) -> None:
+    """Bash offers every command, the options of each, an option's choices, and files where a file belongs."""
+    assert completed("elfolio", "") >= set(COMMANDS)
+    assert completed("elfolio", "warm", "--re") == {"--rewrite"}
+    assert completed("elfolio", "tune", "--links", "") == {"refuse", "leave", "all"}
+    (tmp_path / "program").touch()
+    assert completed("elfolio", "explain", f"{tmp_path}/pro") == {f"{tmp_path}/program"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_manual_page_has_every_option(name: str) -> None:
+    """The page of a command names each of its options but --help, and the page of elfolio names the command."""
+    page = (ROOT / f"share/man/man1/elfolio-{name}.1").read_text().replace("\\", "")
+    options = [option for action in parser_of(name)._actions for option in action.option_strings]
+    assert options.pop(0) == "--help"
+    assert [option for option in options if option not in page] == []
+    assert f"elfolio-{name} (1)" in (ROOT / "share/man/man1/elfolio.1").read_text().replace("\\", "")
 
 
 def anchors(page: Path) -> set[str]:

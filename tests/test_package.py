@@ -93,6 +93,9 @@ def assert_works(interpreter: Path, cwd: Path) -> None:
     """The package in this environment imports, C core included, and its command runs."""
     run(interpreter, "-c", "import elfolio, elfolio._native, elfolio.spawn", cwd=cwd)
     assert elfolio.__version__ in run(interpreter.parent / "elfolio", "--version", cwd=cwd)
+    shared = interpreter.parent.parent / "share"
+    for name in ("man/man1/elfolio.1", "bash-completion/completions/elfolio", "zsh/site-functions/_elfolio"):
+        assert (shared / name).is_file()
 
 
 @pytest.mark.slow
