@@ -53,6 +53,7 @@ lab: .venv/.elfolio .venv/.dev ## the model under Debian's 6.1, 6.12, 7.2 and an
 bench: .venv/.elfolio .venv/.bench ## the figures of the README, and docs/benchmarks.md: a quarter of an hour
 	$(PY) bench/spawn.py $(ARGS)
 	$(PY) bench/warm.py
+	$(PY) bench/startup.py
 	$(PY) bench/survey.py
 	$(PY) bench/agent_tools.py --write docs/benchmarks.md $(AGENT_ARGS)
 

@@ -18,6 +18,7 @@ from bench.agent_plan import MIXES, SPLITS, Split, shares, turns, workloads
 from bench.agent_report import Report
 from bench.duel import Said, difference
 from bench.samples import quantile, ratio, spread
+from bench.startup import BESIDE, COMMAND, IMPORT, MODULE
 from bench.table import show
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -276,3 +277,17 @@ def test_the_agents_run(tmp_path: Path) -> None:
         for name, backend in cell["backends"].items():
             assert len(backend["wall_ns"]) == 1
             assert sum(backend["temperatures"].values()) == (cell["calls"] if name in ("cold", "warm", "auto") else 0)
+
+
+@pytest.mark.slow
+def test_elfolio_itself_starts_fast(tmp_path: Path) -> None:
+    """Importing elfolio costs a start little, `python -m elfolio --version` at most 1.6 times a bare one, and the
+    installed command no more than one that does nothing; the ratios' slack is a fifth."""
+    file = tmp_path / "samples.json"
+    done = run("startup.py", "--rounds", "10", "--json", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    samples = json.loads(file.read_text())["samples"]
+    beside = {label: ratio(rounds, samples[BESIDE[label]]).middle for label, rounds in samples.items()}
+    assert beside[IMPORT] < 1.2
+    assert beside[MODULE] < 1.6 * 1.2
+    assert beside[COMMAND] < 1.2
