@@ -1,21 +1,17 @@
 """CPython's own tests of `subprocess` and of asyncio's subprocesses, unedited, on elfolio (run.py runs them)."""
 
-import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import elfolio
+from tests.pythons import VERSIONS, Interpreter, interpreters, plain_environment
 
 pytestmark = [pytest.mark.suite, pytest.mark.slow]
 
@@ -29,7 +25,6 @@ SUITES = [
     ("asyncio-installed", "test.test_asyncio.test_subprocess"),
 ]
 """Name and module; "installed": with elfolio's asyncio functions too, else with its Popen below asyncio's own."""
-VERSIONS = [(3, 11), (3, 12), (3, 13)]
 
 EXCLUDED = {
     "asyncio-installed": {
@@ -50,52 +45,6 @@ standard library's error because the program is not there."""
 PATIENCE = 1200
 """Seconds for a suite that takes less than one minute on an idle machine."""
 
-_ASK = """
-import importlib.util as u, json, sys
-has = bool(u.find_spec("test") and u.find_spec("test.test_subprocess") and u.find_spec("test.test_asyncio"))
-print(json.dumps([sys.version_info[:3], sys.base_prefix, getattr(sys, "_base_executable", sys.executable), has]))
-"""
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """A Python at hand, and whether its `test` package is there."""
-
-    version: tuple[int, ...]
-    prefix: str
-    executable: str
-    has_tests: bool
-
-
-@functools.cache
-def interpreters() -> tuple[Interpreter, ...]:
-    """Every Python on the PATH and of pyenv, one for each version and prefix."""
-    found: dict[tuple[object, ...], Interpreter] = {}
-    for executable in _executables():
-        try:
-            command = [executable, "-c", _ASK]
-            done = subprocess.run(command, check=False, capture_output=True, env=_environment(), timeout=60)
-            version, prefix, real, has_tests = json.loads(done.stdout)
-        except (OSError, ValueError, subprocess.TimeoutExpired):
-            continue  # a shim of a version that is not there, or no Python
-        found.setdefault((*version, prefix), Interpreter(tuple(version), prefix, real, has_tests))
-    return tuple(found.values())
-
-
-def _executables() -> Iterator[str]:
-    yield sys.executable
-    for name in ("python3", *(f"python{major}.{minor}" for major, minor in VERSIONS)):
-        for folder in os.get_exec_path():
-            executable = shutil.which(name, path=folder)
-            if executable is not None:
-                yield executable
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    yield from map(str, sorted(pyenv.glob("versions/*/bin/python3")))
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-
 
 def run_suite(python: Interpreter, name: str, module: str, folder: Path, *, eager: bool) -> dict[str, Any]:
     """Runs a suite in `folder`; returns what run.py reports, with the exit status and the end of the log."""
@@ -110,7 +59,7 @@ def run_suite(python: Interpreter, name: str, module: str, folder: Path, *, eage
         child = subprocess.Popen(
             command,
             cwd=work,
-            env={**_environment(), "TMPDIR": str(work)},
+            env={**plain_environment(), "TMPDIR": str(work)},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
