@@ -81,6 +81,8 @@ static PyMethodDef methods[] = {
      "hidden)."},
     {"ring_read", py_ring_read, METH_VARARGS,
      "ring_read(fd, to, offset, room, least, chunk, depth, progress) -> bool: False where there is no io_uring."},
+    {"populate", py_populate, METH_VARARGS,
+     "populate(address, size, huge, pagemap) -> (whole, huge): of the whole huge pages, those that one entry maps."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -45,6 +45,7 @@ PyObject *py_file_system(PyObject *self, PyObject *arg);
 PyObject *py_frame_cache(PyObject *self, PyObject *none);
 PyObject *py_page_folios(PyObject *self, PyObject *args);
 PyObject *py_ring_read(PyObject *self, PyObject *args);
+PyObject *py_populate(PyObject *self, PyObject *args);
 /* Sets OSError (or its subclass) and returns NULL. */
 PyObject *raise_errno(int err);
 PyObject *usage_tuple(const struct rusage *usage);

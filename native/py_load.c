@@ -1,9 +1,10 @@
-/* py_load: Memory, a mapping that is a read-only buffer; ring_read. */
+/* py_load: Memory, a mapping that is a read-only buffer; ring_read; populate. */
 #include "module.h"
 
 #include <sys/mman.h>
 
 #include "load.h"
+#include "populate.h"
 
 struct memory {
     PyObject_HEAD
@@ -160,4 +161,22 @@ PyObject *py_ring_read(PyObject *self, PyObject *args)
     if (more < 0)
         return raise_errno(-more);
     Py_RETURN_TRUE;
+}
+
+PyObject *py_populate(PyObject *self, PyObject *args)
+{
+    unsigned long long address, size, huge;
+    int pagemap, err;
+    struct populated p;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "KKKi", &address, &size, &huge, &pagemap))
+        return NULL;
+    if (!huge || huge & (huge - 1))
+        return raise_errno(EINVAL);
+    Py_BEGIN_ALLOW_THREADS
+    err = populate((char *)(uintptr_t)address, size, huge, pagemap, &p);
+    Py_END_ALLOW_THREADS
+    if (err)
+        return raise_errno(-err);
+    return Py_BuildValue("(nn)", (Py_ssize_t)p.whole, (Py_ssize_t)p.huge);
 }

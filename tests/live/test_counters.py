@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from elfolio.live.counters import available, device_limits, device_reads, free_by_order, vmstat
+from elfolio.live.counters import block_device, device_limits, device_reads, free_by_order, vmstat
 
 BUDDY = """\
 Node 0, zone      DMA      0      0      1
@@ -18,13 +18,11 @@ def test_free_blocks_are_summed_over_zones(tmp_path: Path) -> None:
     assert free_by_order(tmp_path) == {0: 145, 1: 43, 2: 8}
 
 
-def test_counters_and_memory(tmp_path: Path) -> None:
-    """vmstat by name, MemAvailable in bytes; nothing and None where they are hidden."""
-    assert (vmstat(tmp_path), available(tmp_path)) == ({}, None)
+def test_counters_by_name(tmp_path: Path) -> None:
+    """vmstat by name; nothing where it is hidden."""
+    assert vmstat(tmp_path) == {}
     (tmp_path / "vmstat").write_text("compact_stall 3\npswpout 0\n")
-    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:      12 kB\n")
     assert vmstat(tmp_path) == {"compact_stall": 3, "pswpout": 0}
-    assert available(tmp_path) == 12 << 10
 
 
 def test_a_partition_has_its_disks_queue(tmp_path: Path) -> None:
@@ -48,3 +46,25 @@ def test_a_partition_has_its_disks_queue(tmp_path: Path) -> None:
     assert device_reads(os.makedev(8, 1), tmp_path) == (10, 64 * 512)
     assert device_limits(os.makedev(0, 40), tmp_path) is None
     assert device_reads(os.makedev(0, 40), tmp_path) is None
+
+
+def test_the_device_under_a_file(tmp_path: Path) -> None:
+    """Where st_dev names none, the mount does, if its source is a block device; a source that is none gives 0."""
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    with file.open() as opened:
+        fd = opened.fileno()
+        device = os.fstat(fd).st_dev
+        if os.major(device):
+            assert block_device(fd, tmp_path) == device
+    proc = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        (tmp_path / "self" / "fdinfo").mkdir(parents=True)
+        (tmp_path / "self" / "fdinfo" / str(proc)).write_text("pos:\t0\nmnt_id:\t31\n")
+        mounts = tmp_path / "self" / "mountinfo"
+        for source, expected in (("/missing", 0), ("tmpfs", 0), ("/dev/null", 0)):
+            mounts.write_text(f"31 1 0:40 / /x rw shared:1 - btrfs {source} rw\n")
+            assert block_device(proc, tmp_path) == expected
+        assert block_device(proc, tmp_path / "none") == 0
+    finally:
+        os.close(proc)

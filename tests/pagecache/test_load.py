@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import signal
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 
 import elfolio
 from elfolio import _native
-from elfolio.pagecache import load_auto, load_copied, load_job, load_mapped
+from elfolio.pagecache import load_copied, load_job, load_mapped
 from elfolio.pagecache.load_compare import CONTROL, compare, drop_file
 from elfolio.pagecache.load_memory import Piece, discard
 from tests.pagecache.files import HUGE, K, M, need_huge_folios, small_folios
@@ -175,7 +176,7 @@ def test_an_interrupt_of_threads_frees_everything(path: Path, monkeypatch: pytes
 @every_way
 def test_a_file_cut_short_is_an_error(path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that becomes shorter under the load is ESTALE with its name, no SIGBUS and no short data."""
-    for module, name in ((load_mapped, "_STEP"), (load_mapped, "_SAMPLED"), (load_copied, "_READ")):
+    for module, name in ((load_mapped, "_STEP"), (load_copied, "_READ")):
         monkeypatch.setattr(module, name, 2 * M)
 
     def cut(done: int, total: int) -> None:
@@ -208,7 +209,7 @@ def raising(number: int) -> Callable[..., int]:
 @every_way
 def test_a_disk_that_fails_is_eio(path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """EIO with the file's name, and nothing is left, however the kernel says it: a mapping says EFAULT."""
-    monkeypatch.setattr(load_mapped, "populate", raising(errno.EFAULT))
+    monkeypatch.setattr(_native, "populate", raising(errno.EFAULT))
     monkeypatch.setattr(os, "preadv", raising(errno.EIO))
     monkeypatch.setattr(_native, "ring_read", raising(errno.EIO))
     with nothing_mapped(), pytest.raises(OSError) as caught:
@@ -218,7 +219,7 @@ def test_a_disk_that_fails_is_eio(path: Path, way: str, monkeypatch: pytest.Monk
 
 def test_an_old_kernel_reads(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without MADV_POPULATE_READ auto takes read and says why; mmap by name is EOPNOTSUPP."""
-    monkeypatch.setattr(load_mapped, "populate", raising(errno.EINVAL))
+    monkeypatch.setattr(_native, "populate", raising(errno.EINVAL))
     with elfolio.load(path) as loaded:
         assert (loaded.report.strategy, bytes(loaded.view())) == ("read", content)
         assert any("5.14" in why for why in loaded.report.why)
@@ -355,21 +356,34 @@ def test_scraps_in_the_cache_are_mended(path: Path, content: bytes) -> None:
         assert orders.get(9, 0) >= 8 * M
 
 
-def test_without_huge_folios_the_rest_is_read(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once faults find none, what is left is read into memory of the process; the bytes are one piece all the same."""
-    monkeypatch.setattr(load_mapped, "_WATCH", 2 * HUGE)
-    monkeypatch.setattr(load_mapped, "_SAMPLED", 2 * HUGE)
-    monkeypatch.setattr(load_mapped, "is_present", lambda pagemap, address: False)
-    for offset in (0, 4097, HUGE + 1):
-        drop_file(str(path))
-        with load(path, offset=offset) as loaded:
-            assert bytes(loaded.view()) == content[offset:]
-            assert any("no huge folios" in why for why in loaded.report.why) is (SIZE - offset > 4 * HUGE)
+def test_huge_pages_are_counted(path: Path) -> None:
+    """The report says how many whole huge pages there are, and how many of them lie in one folio, cold and warm; of
+    small folios none do, it says so, and every page of theirs is mapped all the same."""
+    need_huge_folios(path.parent)
+    for _ in ("cold", "warm"):
+        with load(path) as loaded:
+            assert (loaded.report.blocks, loaded.report.huge_blocks) == (SIZE // HUGE, SIZE // HUGE)
+    small_folios(path, SIZE)
+    with load(path) as loaded:
+        assert (loaded.report.blocks, loaded.report.huge_blocks) == (SIZE // HUGE, 0)
+        with open("/proc/self/pagemap", "rb", 0) as pagemap:
+            count = -(-SIZE // PAGE)
+            entries = os.pread(pagemap.fileno(), 8 * count, loaded.address // PAGE * 8)
+        assert len(entries) == 8 * count
+        assert all(entry >> 63 for (entry,) in struct.iter_unpack("Q", entries))
+
+
+def test_where_none_came_it_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folios that were read, and are smaller than asked for, are a reason in the report."""
+    monkeypatch.setattr(_native, "populate", lambda *words: (1, 0))
+    with load(path) as loaded:
+        assert any("came in smaller folios" in why for why in loaded.report.why)
 
 
 def test_more_than_memory_is_read_on_demand(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is read beforehand than is available; the rest comes as it is touched."""
-    monkeypatch.setattr(load_auto, "available", lambda: 4 * M)
+    monkeypatch.setattr(load_job, "_TRIFLE", M)
+    monkeypatch.setattr(load_job, "available", lambda: 4 * M)
     with load(path) as loaded:
         assert any("on demand" in why for why in loaded.report.why)
         assert sum((loaded.orders() or {0: 0}).values()) < SIZE
@@ -379,8 +393,9 @@ def test_more_than_memory_is_read_on_demand(path: Path, content: bytes, monkeypa
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_needs_memory(path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that would not fit is ENOMEM with the file's name, before anything is read: no swapping."""
-    monkeypatch.setattr(load_copied, "available", lambda: M)
-    with nothing_mapped(), pytest.raises(OSError, match="available") as caught:
+    monkeypatch.setattr(load_job, "_TRIFLE", M)
+    monkeypatch.setattr(load_job, "available", lambda: M)
+    with nothing_mapped(), pytest.raises(OSError, match="can be had") as caught:
         load(path, way)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOMEM, str(path))
 

@@ -12,11 +12,11 @@ from typing import NoReturn, Self
 
 from elfolio import _native
 from elfolio.errors import InvalidArgument
-from elfolio.live.cached import look, open_quietly
+from elfolio.live.cached import open_quietly
 from elfolio.memory import Buffer
 from elfolio.pagecache.load_auto import choose
-from elfolio.pagecache.load_job import Job, cached_bytes, cut_short
-from elfolio.pagecache.load_memory import Piece, anonymous, discard
+from elfolio.pagecache.load_job import Job, cached_bytes, cut_short, kept, scarce
+from elfolio.pagecache.load_memory import Piece, anonymous
 from elfolio.pagecache.load_report import LoadReport, Meter, Strategy
 from elfolio.pagecache.load_ways import COPIES, WAYS
 from elfolio.pagecache.reserve import release_for
@@ -24,6 +24,13 @@ from elfolio.span import Span
 
 __all__ = ["LoadReport", "LoadedFile", "Progress", "Strategy", "load"]
 
+_SMALL = (
+    "it is cached in folios smaller than a huge page: mapping it costs more, and so does each access; to mend it for "
+    "later loads: elfolio warm --whole --force"
+)
+_NONE_CAME = (
+    "{} of {} huge pages came in smaller folios: its file system gives none so large, or no block of that size was free"
+)
 Progress = Callable[[int, int], object]
 """Called with the bytes that are there, and all; what it raises ends the load, and frees everything."""
 
@@ -39,12 +46,10 @@ class LoadedFile(_native.Memory):
 
     report: LoadReport
     """What it cost."""
-    _identity: tuple[int, int]
-    """Device and inode."""
 
-    def __new__(cls, piece: Piece, report: LoadReport, identity: tuple[int, int]) -> Self:
+    def __new__(cls, piece: Piece, report: LoadReport) -> Self:
         self = super().__new__(cls, *piece)
-        self.report, self._identity = report, identity
+        self.report = report
         return self
 
     def __repr__(self) -> str:
@@ -56,17 +61,9 @@ class LoadedFile(_native.Memory):
         return memoryview(self)
 
     def orders(self) -> dict[int, int] | None:
-        """Bytes of the file's part in the page cache by the order of their folios; None where that is hidden, or the
-        path leads to another file by now. Takes milliseconds, and so is no part of the report."""
-        try:
-            with open_quietly(self.report.path) as fd:
-                now = os.fstat(fd)
-                if (now.st_dev, now.st_ino) != self._identity:
-                    return None
-                found = look(fd, self.report.offset, self.report.length)
-        except OSError:
-            return None
-        return None if found.runs is None else found.orders()
+        """Bytes of the file's part in the page cache by the order of their folios, as they are now (`report.orders`
+        keeps the first look). None where that is hidden, or the path leads to another file by now."""
+        return self.report.orders_now()
 
     def __enter__(self) -> Self:
         return self
@@ -96,29 +93,45 @@ def load(
     strategy makes no copy; and OSError with the path: ESTALE where the file becomes shorter meanwhile, EIO, ENOMEM
     where a copy would have no memory, EOPNOTSUPP where this file cannot be loaded by the strategy that was named.
     """
+    meter = Meter()
     name, asked = os.fsdecode(path), _strategy(strategy)
     if into is not None and asked not in (*COPIES, Strategy.AUTO):
         raise InvalidArgument(f"the strategy {asked} makes no copy: there is nothing to put into a buffer")
     offset, length = operator.index(offset), None if length is None else operator.index(length)
     with _opened(name) as fd:
-        part = _part(fd, name, offset, length)
-        status = os.fstat(fd)
-        cached = cached_bytes(fd, part)
-        job = Job(name, fd, part, into=into)
+        job = Job(name, fd, _part(fd, name, offset, length), into=into)
         if progress is not None:
-            job.tell = lambda done: _ignore(progress(done, part.size))
-        meter = Meter(status.st_dev)
-        if into is None and (gone := release_for(part.size - (cached or 0))):
-            job.why.append(f"{gone >> 20} MiB that were reserved were given back for it")
+            job.tell = lambda done: _ignore(progress(done, job.part.size))
+        cached = cached_bytes(fd, job.part)
+        if asked in COPIES or into is not None or cached is None or cached < job.part.size:
+            meter.look(fd)
+            _make_room(job, asked, job.part.size - (cached or 0))
         used, piece = _loaded(job, asked, cached)
-        try:
-            if os.fstat(fd).st_size < part.end:
+        with kept(piece):
+            if os.fstat(fd).st_size < job.part.end:
                 raise cut_short(job)
-            report = meter.report(name, part.start, part.size, asked, used, job.how, job.why, cached)
-        except BaseException:
-            discard(piece)
-            raise
-        return LoadedFile(piece, report, (status.st_dev, status.st_ino))
+            if used is Strategy.MMAP:
+                _remark(job, cached)
+            return LoadedFile(piece, meter.report(job, asked, used, cached))
+
+
+def _make_room(job: Job, asked: Strategy, missing: int) -> None:
+    """Takes what is missing out of reservations; and of a mapping, reads no more beforehand than there is memory for:
+    beyond that the kernel gives up its first pages for its last ones."""
+    if job.into is not None:
+        return
+    if gone := release_for(job.part.size if asked in COPIES else missing):
+        job.why.append(f"{gone >> 20} MiB that were reserved were given back for it")
+    if asked not in COPIES and (room := scarce(missing)) is not None:
+        job.limit = room
+        job.why.append(f"{room >> 20} MiB are read beforehand, which is what memory there is; the rest on demand")
+
+
+def _remark(job: Job, cached: int | None) -> None:
+    """Where huge folios did not come."""
+    whole, huge = job.huge
+    if huge * 2 < whole:
+        job.why.append(_SMALL if cached == job.part.size else _NONE_CAME.format(whole - huge, whole))
 
 
 def _ignore(value: object) -> None:

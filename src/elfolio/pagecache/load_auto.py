@@ -1,21 +1,19 @@
 """pagecache.load_auto: which strategy fits. In: a Job. Out: a way, and why; never by a table of file systems.
 
-What is cached is mapped: reading it again would be slower. What is not is mapped on huge folios, and whether they come
-is seen block by block while it is loaded (load_mapped.watched), because neither the file system's name nor the list of
-free blocks says it: clean cache is given up for them too. Direct reads are nobody's default: a second load would be as
-cold as the first.
+What is cached is mapped: reading it again would be slower. What is not is mapped too, and read in huge folios, whether
+these come or not: neither the file system's name nor the list of free blocks says it beforehand, for clean cache is
+given up for them too, and where none come a mapping was no slower than a copy (docs/load.md has the figures). Direct
+reads are nobody's default: a second load would be as cold as the first.
 """
 
 import mmap
-import os
 
 from elfolio.live.cached import CachedFile, look
-from elfolio.live.counters import available
 from elfolio.pagecache.load_align import direct_alignment
 from elfolio.pagecache.load_copied import by_read
 from elfolio.pagecache.load_direct import by_direct
 from elfolio.pagecache.load_job import Job
-from elfolio.pagecache.load_mapped import by_mmap, is_hugetlb, mapped, watched
+from elfolio.pagecache.load_mapped import by_mmap, is_hugetlb
 from elfolio.pagecache.load_memory import HUGE
 from elfolio.pagecache.load_report import Strategy
 from elfolio.pagecache.load_ways import Way
@@ -25,36 +23,25 @@ from elfolio.span import Span, round_down
 __all__ = ["choose"]
 
 _MOSTLY, _HALF = 0.9, 0.5
-_SPARE = 0.9
-"""Of the memory that is available, what a load may take."""
 
 
 def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
-    """`cached`: bytes of it in the page cache, None where that is hidden. It may set the job's limit."""
+    """`cached`: bytes of it in the page cache, None where that is hidden."""
     if job.into is not None:
         return _into_buffer(job, (cached or 0) / max(job.part.size, 1))
     if is_hugetlb(job.fd):
         job.why.append("a file of hugetlbfs, which is not mapped here: copied")
         return Strategy.READ, by_read
-    size, share = job.part.size, (cached or 0) / max(job.part.size, 1)
-    room = available()
-    if room is not None and size - (cached or 0) > room * _SPARE:
-        job.limit = int(room * _SPARE)
-        job.why.append(
-            f"only {room >> 20} MiB of memory are available: {job.limit >> 20} MiB are read beforehand, "
-            "the rest on demand"
-        )
-        return Strategy.MMAP, by_mmap
-    if share >= _MOSTLY:
-        job.why.append(f"{share:.0%} of it is in the page cache: mapped as it is")
-        return Strategy.MMAP, mapped
+    share = (cached or 0) / max(job.part.size, 1)
     if cached is None:
         job.why.append("how much of it is in the page cache is hidden from this user: mapped on huge folios")
-        return Strategy.MMAP, by_mmap
-    job.why.append(_said(share) + ": mapped on huge folios, which are read in whole blocks")
-    if cached:
-        _mend(job)
-    return Strategy.MMAP, watched if _can_watch() else by_mmap
+    elif share >= _MOSTLY:
+        job.why.append(f"{share:.0%} of it is in the page cache: mapped as it is")
+    else:
+        job.why.append(_said(share) + ": mapped on huge folios, which are read in whole blocks")
+        if cached and job.limit is None:
+            _mend(job)
+    return Strategy.MMAP, by_mmap
 
 
 def _into_buffer(job: Job, share: float) -> tuple[Strategy, Way]:
@@ -73,11 +60,6 @@ def _into_buffer(job: Job, share: float) -> tuple[Strategy, Way]:
 
 def _said(share: float) -> str:
     return f"{share:.0%} of it is in the page cache" if share else "nothing of it is in the page cache"
-
-
-def _can_watch() -> bool:
-    """Some processes may not read their own page table, as after a change of user without an exec."""
-    return os.access("/proc/self/pagemap", os.R_OK)
 
 
 def _mend(job: Job) -> None:

@@ -4,11 +4,10 @@ import errno
 import mmap
 import os
 
-from elfolio.live.counters import available
-from elfolio.pagecache.load_job import Job, cut_short, kept
+from elfolio.pagecache.load_job import Job, cut_short, kept, scarce
 from elfolio.pagecache.load_memory import Piece, anonymous, borrowed
 
-__all__ = ["by_read", "by_uncached", "read_into", "room_for"]
+__all__ = ["by_read", "by_uncached", "room_for"]
 
 _READ = 8 << 20
 _DONTCACHE = 0x80
@@ -27,7 +26,7 @@ def by_uncached(job: Job) -> Piece:
 
 def _plainly(job: Job, flags: int) -> Piece:
     with kept(room_for(job, mmap.PAGESIZE)) as piece:
-        read_into(job, piece, job.part.start - piece.skip, 0, flags)
+        _read_into(job, piece, flags)
         job.how = f"preadv of {_READ >> 20} MiB"
         return piece
 
@@ -37,16 +36,14 @@ def room_for(job: Job, alignment: int) -> Piece:
     a buffer that is too small."""
     if job.into is not None:
         return borrowed(job.into, job.part, alignment)
-    room = available()
-    if room is not None and job.part.size > room:
-        said = f"a copy takes {job.part.size} bytes, and {room} are available; the strategy mmap needs none"
+    if (room := scarce(job.part.size)) is not None:
+        said = f"a copy takes {job.part.size} bytes, and {room} can be had; the strategy mmap needs none"
         raise OSError(errno.ENOMEM, said, job.path)
     return anonymous(job.part, alignment)
 
 
-def read_into(job: Job, piece: Piece, start: int, at: int, flags: int = 0) -> None:
-    """From the offset `at` in the piece on, whose first byte is the file's byte `start`."""
-    end = piece.skip + job.part.size
+def _read_into(job: Job, piece: Piece, flags: int) -> None:
+    at, start, end = 0, job.part.start - piece.skip, piece.skip + job.part.size
     with piece.writable() as memory:
         while at < end:
             with memory[at : min(at + _READ, end)] as room:

@@ -8,15 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from elfolio import _native
+from elfolio.live.available import available
 from elfolio.live.cached import cachestat, look
 from elfolio.memory import Buffer
 from elfolio.pagecache.load_memory import Piece, discard
 from elfolio.span import Span
 
-__all__ = ["Job", "cached_bytes", "cut_short", "kept"]
+__all__ = ["Job", "cached_bytes", "cut_short", "kept", "scarce"]
 
 _OVERLAYFS = 0x794C7630
 """OVERLAYFS_SUPER_MAGIC (include/uapi/linux/magic.h)."""
+
+
+_TRIFLE = 16 << 20
+"""Bytes below which nobody asks what is available."""
+_SPARE = 0.9
+"""Of the memory that is available, what a load may take."""
 
 
 @dataclass
@@ -32,6 +39,8 @@ class Job:
     why: list[str] = field(default_factory=list)
     limit: int | None = None
     """Bytes that may be read beforehand; a mapping of more is read on demand."""
+    huge: tuple[int, int] = (0, 0)
+    """Whole huge pages of a mapping that were filled, and those of them that one entry maps."""
     into: Buffer | None = None
     """Where a copy is to be put; None: into memory of its own."""
 
@@ -50,6 +59,12 @@ def cached_bytes(fd: int, part: Span) -> int | None:
     else:
         found = told.cached * mmap.PAGESIZE
     return None if found is None else min(found, part.size)
+
+
+def scarce(size: int) -> int | None:
+    """What a load may take of the memory that is available; None where `size` is less."""
+    room = available() if size >= _TRIFLE else None
+    return None if room is None or size <= room * _SPARE else int(room * _SPARE)
 
 
 def cut_short(job: Job) -> OSError:

@@ -22,10 +22,6 @@ __all__ = [
     "borrowed",
     "discard",
     "file_mapping",
-    "forget",
-    "is_present",
-    "own",
-    "populate",
     "populate_write",
     "trim",
 ]
@@ -34,7 +30,7 @@ HUGE = BLOCKS[mmap.PAGESIZE][1]
 """Bytes of a huge page."""
 _NONE, _READ, _READ_WRITE = 0, 1, 3
 _FIXED, _NORESERVE = 0x10, 0x4000
-_HUGEPAGE, _NOHUGEPAGE, _POPULATE_READ, _POPULATE_WRITE = 14, 15, 22, 23
+_HUGEPAGE, _POPULATE_WRITE = 14, 23
 _FAILED = ctypes.c_void_p(-1).value
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
@@ -102,15 +98,18 @@ def file_mapping(fd: int, part: Span) -> Piece:
     return Piece(at, size, part.start - start, part.size)
 
 
-def anonymous(part: Span, alignment: int, *, huge: bool = True) -> Piece:
-    """Memory for a part of a file, rounded outwards to `alignment`, on huge pages if there are any; with `huge` off,
-    on small ones, so that nothing waits for compaction."""
+def anonymous(part: Span, alignment: int) -> Piece:
+    """Memory for a part of a file, rounded outwards to `alignment`, on huge pages if there are any."""
     alignment = max(alignment, mmap.PAGESIZE)
     start = round_down(part.start, alignment)
     size = max(round_up(part.end, alignment) - start, mmap.PAGESIZE)
-    at = _room(size, 0)
-    piece = Piece(at, size, part.start - start, part.size)
-    own(piece, 0, size, huge=huge)
+    piece = Piece(_room(size, 0), size, part.start - start, part.size)
+    try:
+        _map(piece.base, size, _READ_WRITE, _ANONYMOUS | _FIXED)
+    except OSError:
+        discard(piece)
+        raise
+    _libc.madvise(piece.base, size, _HUGEPAGE)  # EINVAL: a kernel without huge pages
     return piece
 
 
@@ -130,18 +129,6 @@ def borrowed(buffer: Buffer, part: Span, alignment: int) -> Piece:
     return Piece(first, max(size, mmap.PAGESIZE), part.start - start, part.size, buffer.view())
 
 
-def own(piece: Piece, start: int, size: int, *, huge: bool) -> None:
-    """Puts fresh memory of this process in the place of a part of the piece, in whole pages."""
-    at = piece.base + start
-    try:
-        _map(at, size, _READ_WRITE, _ANONYMOUS | _FIXED)
-    except OSError:
-        if start == 0:
-            discard(piece)
-        raise
-    _libc.madvise(at, size, _HUGEPAGE if huge else _NOHUGEPAGE)  # EINVAL: a kernel without huge pages
-
-
 def discard(piece: Piece) -> None:
     """Gives it back, unless it is lent."""
     if piece.keep is None:
@@ -152,19 +139,6 @@ def advise_huge(piece: Piece) -> None:
     """From then on, faults read whole huge pages of the file into one folio each (do_sync_mmap_readahead, mm/filemap.c,
     5.18). Raises OSError: EINVAL where the kernel has no transparent huge pages."""
     if _libc.madvise(piece.base, piece.room, _HUGEPAGE):
-        raise _error()
-
-
-def populate(at: int, size: int) -> None:
-    """Reads what is not cached of a mapping, and maps it. Raises OSError: EFAULT where a load would be SIGBUS (the file
-    has been cut short, or the disk fails), EINVAL before 5.14, EINTR, EAGAIN."""
-    if _libc.madvise(at, size, _POPULATE_READ):
-        raise _error()
-
-
-def forget(at: int, size: int) -> None:
-    """Unmaps the pages of a file's mapping, and keeps the place."""
-    if _libc.madvise(at, size, mmap.MADV_DONTNEED):
         raise _error()
 
 
@@ -179,9 +153,3 @@ def trim(piece: Piece, size: int) -> Piece | None:
     _libc.munmap(piece.base, size)
     rest = piece.room - size
     return Piece(piece.base + size, rest, 0, rest) if rest else None
-
-
-def is_present(pagemap: int, address: int) -> bool:
-    """Whether the page table has the page; `pagemap` is /proc/self/pagemap."""
-    entry = os.pread(pagemap, 8, address // mmap.PAGESIZE * 8)
-    return int.from_bytes(entry, "little") >> 63 == 1

@@ -11,7 +11,7 @@ import weakref
 from types import TracebackType
 
 from elfolio.errors import InvalidArgument
-from elfolio.live.counters import available
+from elfolio.live.available import available
 from elfolio.pagecache.load_memory import HUGE, Piece, anonymous, discard, populate_write, trim
 from elfolio.span import Span, round_up
 

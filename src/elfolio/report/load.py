@@ -55,6 +55,8 @@ def _remarks(report: "LoadReport", orders: dict[int, int] | None, page: int, wid
     yield from wrapped(f"{plain(report.path)}: {report.how}", width, "  ")
     for why in report.why:
         yield from wrapped(why, width, "    ")
+    if report.blocks is not None:
+        yield f"    huge pages: {report.huge_blocks:,} of {report.blocks:,} are mapped by one entry"
     if orders:
         yield from wrapped(f"in the page cache now: {_sizes(orders, page)}", width, "    ")
     if report.requests is not None and report.transferred and report.device is not None:
