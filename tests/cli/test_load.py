@@ -34,7 +34,7 @@ def test_the_object_has_its_schema(path: str) -> None:
     """--json prints one object: command, version, page, and each file's whole report."""
     done = elfolio("load", "--json", "--strategy", "read", path)
     found = json.loads(done.stdout)
-    assert set(found) == {"elfolio", "version", "page", "files", "problems"}
+    assert set(found) == {"elfolio", "version", "page", "files", "problems", "models"}
     assert (found["elfolio"], found["version"]) == ("load", 1)
     (entry,) = found["files"]
     assert set(entry) == {one.name for one in fields(LoadReport)} | {"rate", "processor_per_gb", "cached_orders"}

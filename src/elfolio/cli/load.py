@@ -15,6 +15,8 @@ from elfolio.cli.parsing import Failure, Parser, one_line, positive
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from elfolio.pagecache.formats.fault import FormatError
+    from elfolio.pagecache.formats.model import Model
     from elfolio.report.load import Loaded
 
 __all__ = ["prepare_parser", "run"]
@@ -24,7 +26,10 @@ _EVERY = 0.1
 
 DESCRIPTION = """\
 Loads each file as elfolio.load does, gives the memory back, and says what it cost: so the file is in the page cache
-afterwards, in the largest folios that its file system gives, but for the strategies direct and uncached."""
+afterwards, in the largest folios that its file system gives, but for the strategies direct and uncached.
+
+Of a model (*.safetensors, *.gguf, and *.index.json, the index of sharded safetensors files) the header is checked
+first, and what it holds is said: how many tensors, of which types. An index loads all files that it names."""
 
 EPILOG = """\
 strategies:
@@ -64,34 +69,50 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _problem(path: str, error: OSError) -> tuple[str, str]:
+def _problem(path: str, error: "OSError | FormatError") -> tuple[str, str]:
     """The file, and what is wrong with it."""
+    if not isinstance(error, OSError):
+        return error.name, str(error).removeprefix(f"{error.name}: ")
     return os.fsdecode(error.filename or path), error.strerror or str(error)
 
 
 def _loaded(args: argparse.Namespace) -> int:
     """One that cannot be loaded is told at once, and the others go on."""
     from elfolio.cli.output import width_and_ink
+    from elfolio.pagecache.formats.fault import FormatError
     from elfolio.pagecache.load import load
     from elfolio.report import load as report
 
     found: list[Loaded] = []
+    models: list[Model] = []
     problems: list[tuple[str, str]] = []
     for path in args.files:
         try:
-            with load(path, strategy=args.strategy, progress=_bar(path)) as loaded:
-                found.append((loaded.report, loaded.orders()))
-        except OSError as error:
+            for file in _files(path, models):
+                with load(file, strategy=args.strategy, progress=_bar(file)) as loaded:
+                    found.append((loaded.report, loaded.orders()))
+        except (OSError, FormatError) as error:
             problems.append(_problem(path, error))
             _clear()
             print(one_line(f"elfolio load: {': '.join(problems[-1])}"), file=sys.stderr)
         finally:
             _clear()
     if args.json:
-        print(report.as_json(found, mmap.PAGESIZE, problems))
+        print(report.as_json(found, mmap.PAGESIZE, problems, models))
     elif found:
-        print(report.as_text(found, mmap.PAGESIZE, *width_and_ink()), end="")
+        print(report.as_text(found, mmap.PAGESIZE, *width_and_ink(), models), end="")
     return 2 if problems else 0
+
+
+def _files(path: str, models: "list[Model]") -> tuple[str, ...]:
+    """What is to be loaded for it: of a model, whose header is checked first, all its files."""
+    from elfolio.pagecache.formats.model import model_at
+
+    model = model_at(path)
+    if model is None:
+        return (path,)
+    models.append(model)
+    return model.files
 
 
 def _compared(args: argparse.Namespace) -> str:

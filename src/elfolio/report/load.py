@@ -1,4 +1,4 @@
-"""report.load: what a load cost, and strategies side by side. In: LoadReport, Trials. Out: text, JSON."""
+"""report.load: what a load cost, and strategies side by side. In: LoadReport, Model, Trials. Out: text, JSON."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from elfolio.report.columns import Ink, columns, plain, size, wrapped
 
 if TYPE_CHECKING:
+    from elfolio.pagecache.formats.model import Model
     from elfolio.pagecache.load import LoadReport
     from elfolio.pagecache.load_compare import Trial
 
@@ -17,11 +18,15 @@ Loaded = tuple["LoadReport", dict[int, int] | None]
 """A report, and the orders of the folios that the page cache has of the file afterwards."""
 
 
-def as_json(found: Sequence[Loaded], page: int, problems: Sequence[tuple[str, str]] = ()) -> str:
-    """One object: a list of files, and of those that could not be loaded, each with its reason."""
+def as_json(
+    found: Sequence[Loaded], page: int, problems: Sequence[tuple[str, str]] = (), models: "Sequence[Model]" = ()
+) -> str:
+    """One object: a list of files, of those that could not be loaded, each with its reason, and of models."""
     failed = [{"path": path, "reason": why} for path, why in problems]
     files = [_entry(*one) for one in found]
-    return json.dumps({"elfolio": "load", "version": 1, "page": page, "files": files, "problems": failed})
+    held = [{**asdict(one), "tensors": one.tensors, "size": one.size} for one in models]
+    whole = {"elfolio": "load", "version": 1, "page": page, "files": files, "problems": failed, "models": held}
+    return json.dumps(whole)
 
 
 def _entry(report: "LoadReport", orders: dict[int, int] | None) -> dict[str, object]:
@@ -36,12 +41,14 @@ def _keyed(found: dict[int, int] | None) -> dict[str, int] | None:
     return None if found is None else {str(order): count for order, count in sorted(found.items())}
 
 
-def as_text(found: Sequence[Loaded], page: int, width: int, ink: Ink) -> str:
-    """A line a file, then what is to be said of each."""
+def as_text(found: Sequence[Loaded], page: int, width: int, ink: Ink, models: "Sequence[Model]" = ()) -> str:
+    """A line a file, then what is to be said of each, and what models hold."""
     head = ("size", "time", "GB/s", "CPU s/GB", "faults", "strategy", "file")
     lines = columns(head, (_cells(report) for report, _ in found), right="rrrrr", ink=ink)
     for report, orders in found:
         lines += _remarks(report, orders, page, width)
+    for model in models:
+        lines += wrapped(_holds(model), width, "  ")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -69,6 +76,15 @@ def _remarks(report: "LoadReport", orders: dict[int, int] | None, page: int, wid
     if report.pressure:
         said = ", ".join(f"{count:,} {name}" for name, count in report.pressure.items())
         yield from wrapped(f"on this machine meanwhile: {said}", width, "    ")
+
+
+def _holds(model: "Model") -> str:
+    """In one sentence."""
+    kinds = ", ".join(f"{amount.tensors:,} {word} ({size(amount.size)})" for word, amount in model.dtypes.items())
+    files = f" in {len(model.files):,} files" if len(model.files) > 1 else ""
+    tensors = "1 tensor" if model.tensors == 1 else f"{model.tensors:,} tensors"
+    said = f"{plain(model.path)}: {model.format}, {tensors}{files}, {size(model.size)}"
+    return f"{said}: {kinds}" if kinds else said
 
 
 def _limits(report: "LoadReport") -> str:

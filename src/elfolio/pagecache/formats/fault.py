@@ -1,6 +1,9 @@
 """pagecache.formats.fault: what is wrong with a model file. In: a file's name, the fault. Out: FormatError."""
 
-__all__ = ["FormatError", "NoSuchType"]
+__all__ = ["FormatError", "NoSuchType", "pointer"]
+
+_POINTER = b"version https://git-lfs"
+"""How every pointer file begins (docs/spec.md of git-lfs)."""
 
 
 class FormatError(ValueError):
@@ -22,3 +25,10 @@ class FormatError(ValueError):
 
 class NoSuchType(TypeError):
     """The library that was asked for has no type for a tensor's elements. The message says what to do instead."""
+
+
+def pointer(name: str, first: bytes) -> FormatError | None:
+    """Where a file that begins like this stands for a model that was not fetched: clones without git-lfs have these."""
+    if not first or not _POINTER.startswith(first):
+        return None
+    return FormatError(name, "a pointer of Git LFS, not the model itself; to fetch it: git lfs pull", 0)

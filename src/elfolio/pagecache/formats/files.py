@@ -58,6 +58,11 @@ class TensorFiles(Mapping[str, Tensor]):
         return self._places[name].info
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the files, in their order."""
+        return tuple(part.path for part in self._parts)
+
+    @property
     def size(self) -> int:
         """Bytes that `load` loads."""
         return sum(part.size for part in self._parts)

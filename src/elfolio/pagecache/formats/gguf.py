@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 
 from elfolio.pagecache.formats.dtypes import GGML
+from elfolio.pagecache.formats.fault import pointer
 from elfolio.pagecache.formats.gguf_reading import Reader, Value
 from elfolio.pagecache.formats.tensor import TensorInfo
 from elfolio.span import Span, is_power_of_two, round_up
@@ -57,8 +58,9 @@ def read_gguf(fd: int, name: str) -> Gguf:
 
 def _version(reader: Reader) -> int:
     """The byte order is not said: a version is small, so its two bytes that are not 0 show it."""
-    if reader.take(4) != _MAGIC:
-        raise reader.wrong("no GGUF file: it does not begin with GGUF")
+    magic = reader.take(4)
+    if magic != _MAGIC:
+        raise pointer(reader.name, magic) or reader.wrong("no GGUF file: it does not begin with GGUF")
     raw = reader.take(4)
     reader.order = "<" if int.from_bytes(raw, "little") & 0xFFFF else ">"
     version = int.from_bytes(raw, "little" if reader.order == "<" else "big")

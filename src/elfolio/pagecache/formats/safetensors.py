@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elfolio.pagecache.formats.dtypes import SAFETENSORS, Kind
-from elfolio.pagecache.formats.fault import FormatError
+from elfolio.pagecache.formats.fault import FormatError, pointer
 from elfolio.pagecache.formats.strictjson import Members, parse, whole_number
 from elfolio.pagecache.formats.tensor import TensorInfo
 from elfolio.span import Span
@@ -37,7 +37,10 @@ class Header:
 def read_header(fd: int, name: str) -> Header:
     """Of the file that is open there and called `name` in errors. Reads the header only. OSError, FormatError."""
     size = os.fstat(fd).st_size
-    length = _length(_read(fd, 8, 0, name), size, name)
+    first = _read(fd, 8, 0, name)
+    if told := pointer(name, first):
+        raise told
+    length = _length(first, size, name)
     return header_of(_read(fd, length, 8, name), size, name)
 
 
