@@ -1,68 +1,83 @@
 """bench.load: big files, elfolio beside its peers. In: options. Out: tables of GB/s and processor seconds a GB.
 
-Every load is a process of its own; subjects take turns in every round, one of them twice as the control. Cold: as root
-or not, the page cache of these files only is dropped before. --share holds the process to a part of one processor.
+Every load is a process of its own; subjects take turns in every round, `auto` twice as the control. Cold: the page
+cache of these files only is dropped before. --share holds the process to a part of one processor.
+
+bench/load_page.py makes a page of what --raw has written, in one run or several.
 """
 
 import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import machine
-from bench.load_media import KINDS, CannotMount, drop, held, read_ahead, touch
+from bench.load_by_tensor import BY_TENSOR
+from bench.load_media import KINDS, CannotMount, ballast, drop, held, read_ahead
 from bench.load_subjects import SUBJECTS, Files
+from bench.load_tables import Case, Sample, Samples, table
 from bench.progress import progress
-from bench.table import show
 
 _WORKER = Path(__file__).with_name("load_worker.py")
-_BASE, _PLAIN = "read() into bytes", "mmap"
-_OURS = "elfolio auto"
-_HEADINGS = ("", "GB/s", "of", "CPU s/GB", "first pass GB/s", "random GB/s")
-Sample = dict[str, float]
-Samples = dict[str, list[Sample]]
+_PATIENCE = 600
+_PEERS = ("numpy", "safetensors", "torch", "fastsafetensors", "runai-model-streamer")
+_NOT_INSTALLED = 3
 
 
 class Wrong(Exception):
     """A subject that failed, or gave other bytes than the rest."""
 
 
-def one(subject: str, files: Files, group: Path | None) -> Sample | None:
+def one(subject: str, files: Files, group: Path | None, way: str) -> Sample | None:
     """A sample; None where the subject is not installed."""
-    words = [sys.executable, str(_WORKER), subject, *files, str(group or "")]
+    words = [sys.executable, str(_WORKER), subject, *files, str(group or ""), way]
     environment = os.environ | {"RUNAI_STREAMER_CONCURRENCY": "8"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600, env=environment)
-    if done.returncode == 3:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, text=True, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as worker:
+        try:
+            with ballast(_ballast(files)):
+                assert worker.stdout is not None
+                worker.stdout.readline()  # all is imported; end of file where it is not
+            out, errors = worker.communicate("go\n", timeout=_PATIENCE)
+        except BaseException:
+            worker.kill()
+            raise
+    if worker.returncode == _NOT_INSTALLED:
         return None
-    if done.returncode:
-        raise Wrong(f"{subject}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    found: Sample = json.loads(done.stdout.splitlines()[-1])
+    if worker.returncode:
+        raise Wrong(f"{subject}: {(errors.strip().splitlines() or ['no word'])[-1]}")
+    found: Sample = json.loads(out.splitlines()[-1])
     return found
 
 
-def measured(files: Files, subjects: list[str], rounds: int, group: Path | None, *, cold: bool) -> Samples:
+def _ballast(files: Files) -> int:
+    """What a load takes at most: the page cache, and a copy. Room is left for the caches that are to stay."""
+    return min(2 * Path(files.safetensors).stat().st_size + (256 << 20), machine.available_bytes() // 2)
+
+
+def measured(case: Case, files: Files, subjects: list[str], rounds: int, group: Path | None) -> Samples:
     """Every subject in every round, beginning with another one each time."""
     samples: Samples = defaultdict(list)
     left = list(subjects)
     for turn in range(rounds):
         for subject in [*left[turn % len(left) :], *left[: turn % len(left)]]:
             progress(f"round {turn + 1} of {rounds}: {subject}")
-            if cold:
+            if case.cold:
                 drop(files)
-            touch(min(2 * Path(files.safetensors).stat().st_size + (256 << 20), machine.available_bytes() // 2))
             try:
-                sample = one(subject, files, group)
+                sample = one(subject, files, group, case.way)
             except (Wrong, subprocess.TimeoutExpired) as error:
                 print(f"left out: {error}", file=sys.stderr)
                 sample = None
@@ -73,7 +88,7 @@ def measured(files: Files, subjects: list[str], rounds: int, group: Path | None,
                 samples[subject].append(sample)
     progress("")
     _compare(samples)
-    return samples
+    return {subject: samples[subject] for subject in subjects if subject in samples}
 
 
 def _compare(samples: Samples) -> None:
@@ -84,44 +99,6 @@ def _compare(samples: Samples) -> None:
             by_size[found[0]["bytes"]] |= {sample["sum"] for sample in found}
     if any(len(sums) > 1 for sums in by_size.values()):
         raise Wrong("subjects disagree on the bytes of the file")
-
-
-def middle(samples: list[Sample], name: str) -> float:
-    """The median."""
-    return statistics.median(sample[name] for sample in samples)
-
-
-def rows(samples: Samples) -> list[tuple[str, ...]]:
-    """Of the table."""
-    made: list[tuple[str, ...]] = []
-    for subject, found in samples.items():
-        size = found[0]["bytes"] / 1e9
-        rates = sorted(size / sample["seconds"] for sample in found)
-        made.append(
-            (
-                subject,
-                f"{statistics.median(rates):.2f}",
-                f"{rates[0]:.2f} to {rates[-1]:.2f}",
-                f"{middle(found, 'processor') / size:.3f}",
-                f"{size / middle(found, 'first'):.2f}",
-                f"{size / 4 / middle(found, 'random'):.2f}",
-            )
-        )
-    return made
-
-
-def verdict(samples: Samples) -> str:
-    """How `auto` stands against the fastest peer, against read and against plain mmap."""
-    if not {_OURS, _BASE, _PLAIN} <= samples.keys():
-        return ""
-    rates = {name: found[0]["bytes"] / middle(found, "seconds") / 1e9 for name, found in samples.items()}
-    cost = {name: middle(found, "processor") / found[0]["bytes"] for name, found in samples.items()}
-    peer = max((name for name in rates if not name.startswith("elfolio")), key=rates.__getitem__)
-    shares = [cost[_OURS] / cost[name] if cost[name] else float("nan") for name in (_BASE, _PLAIN)]
-    return (
-        f"auto: {rates[_OURS] / rates[peer]:.2f} times the rate of the fastest peer ({peer}); "
-        f"{shares[0]:.3f} of read()'s processor time a GB, {shares[1]:.3f} of plain mmap's\n"
-    )
 
 
 @contextmanager
@@ -152,7 +129,8 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", action="append", type=float, metavar="GIB", help="of the file (1)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of every subject (5)")
     parser.add_argument("--subject", action="append", choices=SUBJECTS, metavar="NAME", help=", ".join(SUBJECTS))
-    parser.add_argument("--warm", action="store_true", help="also with the file in the page cache")
+    parser.add_argument("--state", action="append", choices=("cold", "warm"), help="of the page cache (cold)")
+    parser.add_argument("--by-tensor", action="store_true", help="a quarter of the tensors by name, not the whole file")
     parser.add_argument("--share", action="append", type=float, metavar="S", help="part of one processor (0.1, 0.25)")
     parser.add_argument("--read-ahead", type=int, metavar="KB", help="read_ahead_kb for the while (as it is; root)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where files and images are made (temporary files')")
@@ -164,20 +142,35 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, kind: str, files: Files, size: float) -> None:
-    """All tables of one file system and size."""
-    subjects = options.subject or list(SUBJECTS)
+def packages() -> dict[str, str]:
+    """Versions of the peers that are installed."""
+    found = {}
+    for name in _PEERS:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def cases(options: argparse.Namespace, kind: str, size: float) -> Iterator[Case]:
+    """What is to be measured on one file system. tmpfs is never cold."""
+    way = "by tensor" if options.by_tensor else "whole"
     for share in options.share or [None]:
-        for cold in (True, False) if options.warm and kind != "tmpfs" else (kind != "tmpfs",):
-            with limited(share) as group, read_ahead(files.safetensors, options.read_ahead) as ahead:
-                samples = measured(files, subjects, options.rounds, group, cold=cold)
-            held_to = f", {share:.0%} of a processor" if share else ""
-            held_to += f", read_ahead_kb {ahead}" if ahead is not None else ""
-            title = f"{kind}, {size:g} GiB, {'cold' if cold else 'warm'}{held_to}: until every page is touched"
-            print(show(title, _HEADINGS, rows(samples), markdown=options.markdown) + verdict(samples), flush=True)
-            if options.raw:
-                with options.raw.open("a") as out:
-                    print(json.dumps({"what": title, "samples": samples}), file=out)
+        for state in ["warm"] if kind == "tmpfs" else options.state or ["cold"]:
+            yield Case(kind, size, state == "cold", way, share, None)
+
+
+def run(options: argparse.Namespace, case: Case, files: Files) -> None:
+    """One table."""
+    known = BY_TENSOR if options.by_tensor else SUBJECTS
+    subjects = [name for name in options.subject or known if name in known]
+    with limited(case.share) as group, read_ahead(files.safetensors, options.read_ahead) as ahead:
+        case = replace(case, read_ahead=ahead)
+        samples = measured(case, files, subjects, options.rounds, group)
+    print(table(case, samples, markdown=options.markdown), flush=True)
+    if options.raw:
+        with options.raw.open("a") as out:
+            what = {"case": asdict(case), "machine": machine.describe() | packages(), "samples": samples}
+            print(json.dumps(what), file=out)
 
 
 def main() -> int:
@@ -190,7 +183,8 @@ def main() -> int:
             for kind in options.on or ["here"]:
                 try:
                     with held(kind, Path(folder), int(size * (1 << 30))) as files:
-                        run(options, kind, files, size)
+                        for case in cases(options, kind, size):
+                            run(options, case, files)
                 except (CannotMount, Wrong) as error:
                     print(f"left out: {kind}: {error}", file=sys.stderr)
     return 0

@@ -15,10 +15,11 @@ from pathlib import Path
 from bench.load_subjects import Files
 from elfolio.live.cached import cachestat
 
-__all__ = ["KINDS", "CannotMount", "drop", "held", "read_ahead", "touch", "write_files"]
+__all__ = ["KINDS", "CannotMount", "ballast", "drop", "held", "read_ahead", "write_files"]
 
-KINDS = ("here", "ext4", "xfs", "btrfs", "erofs", "tmpfs")
-"""`here` is the file system that the folder is on."""
+KINDS = ("here", "ext4", "ext4-small", "xfs", "btrfs", "erofs", "tmpfs")
+"""`here` is the file system that the folder is on; `ext4-small` is ext4 with data=journal, which takes no folios larger
+than a page (ext4_should_enable_large_folio, fs/ext4/inode.c): the same file system and device, small folios."""
 _TENSOR = 32 << 20
 _SPARE = 600 << 20
 _SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -104,12 +105,17 @@ def read_ahead(path: str, kilobytes: int | None) -> Iterator[int | None]:
             file.write_text(before)
 
 
-def touch(size: int) -> None:
-    """Uses and frees so many bytes of memory. Where a hypervisor was given the free pages (balloon free-page
-    reporting), the first touch of each is a fault there: up to 2 s a GB, which would fall to whoever comes first."""
-    with mmap.mmap(-1, size) as memory:
+@contextmanager
+def ballast(size: int) -> Iterator[None]:
+    """Memory that has been touched, given back at the end: what is allocated next comes from it. Where a hypervisor was
+    given the free pages (balloon free-page reporting, two seconds after they became free), the first touch of each is
+    a fault there, up to 2 s a GB, which would fall to whoever comes first."""
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        with suppress(OSError):  # EINVAL: a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
         for at in range(0, size, mmap.PAGESIZE):
             memory[at] = 1
+        yield
 
 
 @contextmanager
@@ -141,8 +147,9 @@ def held(kind: str, folder: Path, size: int) -> Iterator[Files]:
             return
         with image.open("wb") as file:
             file.truncate(room)
-        _run(f"mkfs.{kind}", *(("-q", "-F") if kind == "ext4" else ("-q",)), image)
-        _mount(stack, kind, image, point, "rw")
+        made, _, small = kind.partition("-")
+        _run(f"mkfs.{made}", *(("-q", "-F") if made == "ext4" else ("-q",)), image)
+        _mount(stack, made, image, point, "rw,data=journal" if small else "rw")
         yield write_files(point, size)
 
 

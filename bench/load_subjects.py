@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["SUBJECTS", "Files"]
+__all__ = ["SUBJECTS", "Files", "Load", "bytes_of"]
 
 
 class Files(NamedTuple):
@@ -21,6 +21,7 @@ class Files(NamedTuple):
 
 
 Load = Callable[[], list[Any]]
+"""Flat arrays of bytes."""
 
 
 def _read(files: Files) -> Load:
@@ -85,7 +86,8 @@ def _safetensors(files: Files) -> Load:
     return lambda: [array.reshape(-1).view("u1") for array in load_file(files.safetensors).values()]
 
 
-def _bytes_of(tensors: Any) -> list[Any]:
+def bytes_of(tensors: Any) -> list[Any]:
+    """Tensors of torch as flat arrays, not copied."""
     import torch
 
     return [tensor.reshape(-1).view(torch.uint8).numpy() for tensor in tensors]
@@ -94,13 +96,13 @@ def _bytes_of(tensors: Any) -> list[Any]:
 def _safetensors_torch(files: Files) -> Load:
     from safetensors.torch import load_file
 
-    return lambda: _bytes_of(load_file(files.safetensors).values())
+    return lambda: bytes_of(load_file(files.safetensors).values())
 
 
 def _torch(files: Files) -> Load:
     import torch
 
-    return lambda: _bytes_of(torch.load(files.torch, mmap=True, weights_only=True).values())
+    return lambda: bytes_of(torch.load(files.torch, mmap=True, weights_only=True).values())
 
 
 def _fastsafetensors(files: Files) -> Load:
@@ -110,7 +112,7 @@ def _fastsafetensors(files: Files) -> Load:
         loader = SafeTensorsFileLoader(SingleGroup(), device="cpu", nogds=True)
         loader.add_filenames({0: [files.safetensors]})
         buffer = loader.copy_files_to_device()
-        return _bytes_of([buffer.get_tensor(name) for name in loader.get_keys()])
+        return bytes_of([buffer.get_tensor(name) for name in loader.get_keys()])
 
     return load
 
@@ -122,14 +124,13 @@ def _runai(files: Files) -> Load:
         with SafetensorsStreamer() as streamer:
             streamer.stream_file(files.safetensors)
             # Its buffer is used again: what is to be kept must be copied (its README).
-            return _bytes_of([tensor.clone() for _, tensor in streamer.get_tensors()])
+            return bytes_of([tensor.clone() for _, tensor in streamer.get_tensors()])
 
     return load
 
 
 SUBJECTS: dict[str, Callable[[Files], Load]] = {
     "read() into bytes": _read,
-    "the same again (A/A)": _read,
     "numpy.fromfile": _fromfile,
     "numpy.memmap": _memmap,
     "mmap": _mmap,
@@ -139,6 +140,7 @@ SUBJECTS: dict[str, Callable[[Files], Load]] = {
     "fastsafetensors": _fastsafetensors,
     "runai-model-streamer": _runai,
     "elfolio auto": _elfolio("auto"),
+    "elfolio auto again (A/A)": _elfolio("auto"),
     "elfolio auto, tensors": _elfolio_tensors,
     **{f"elfolio {name}": _elfolio(name) for name in ("mmap", "read", "readahead", "direct", "uncached")},
 }

@@ -1,6 +1,7 @@
 """bench.load_worker: one load in a process of its own. In: a subject, two paths. Out: a line of JSON.
 
-The load is timed until every page has been touched, so that what comes lazily is counted where it belongs.
+Once all is imported it says so, and waits for a line on standard input. The load is timed until every page has been
+touched, so that what comes lazily is counted where it belongs.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from bench.load_by_tensor import by_tensor
 from bench.load_subjects import SUBJECTS, Files
 
 _CHUNK = 1 << 20
@@ -49,9 +51,9 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 def main() -> int:
     """Exit status: 3 where the subject is not installed."""
-    subject, files, group = sys.argv[1], Files(*sys.argv[2:4]), sys.argv[4]
+    subject, files, group, way = sys.argv[1], Files(*sys.argv[2:4]), sys.argv[4], sys.argv[5]
     try:
-        load = SUBJECTS[subject](files)
+        load = by_tensor(subject, files) if way == "by tensor" else SUBJECTS[subject](files)
     except ImportError as error:
         print(error, file=sys.stderr)
         return 3
@@ -66,6 +68,8 @@ def main() -> int:
     def words(piece: Any) -> Any:
         return piece[: piece.size // 8 * 8].view("u8")
 
+    print("ready", flush=True)
+    sys.stdin.readline()
     with _in(group):
         seconds, processor, pieces = timed(loaded)
     first, _, total = timed(lambda: sum(int(numpy.add.reduce(words(piece), dtype="u8")) for piece in pieces))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import middle, rows, verdict
-from bench.load_media import read_ahead, touch, write_files
+from bench.load_media import ballast, read_ahead, write_files
+from bench.load_tables import middle, rows, verdict
 from elfolio.pagecache.formats.files import open_safetensors
 
 BENCH = Path(__file__).parent.parent / "bench" / "load.py"
@@ -100,9 +100,26 @@ def test_the_verdict_is_of_medians() -> None:
     assert verdict(samples).startswith("auto: 2.00 times the rate of the fastest peer (mmap); 1.000 of read()'s")
 
 
-def test_memory_is_touched_and_given_back() -> None:
-    """Touching memory beforehand leaves none of it in use."""
-    pages = os.sysconf("SC_PAGE_SIZE")
-    before = int(Path("/proc/self/statm").read_text().split()[1])
-    touch(32 << 20)
-    assert int(Path("/proc/self/statm").read_text().split()[1]) - before < (16 << 20) // pages
+def test_ballast_is_given_back() -> None:
+    """Memory that was touched beforehand is in use until the end of the block, and not after it."""
+    page, status = os.sysconf("SC_PAGE_SIZE"), Path("/proc/self/statm")
+
+    def resident() -> int:
+        return int(status.read_text().split()[1]) * page
+
+    before = resident()
+    with ballast(64 << 20):
+        assert resident() - before > 48 << 20
+    assert resident() - before < 16 << 20
+
+
+def test_some_tensors_are_the_same_ones_by_every_way(tmp_path: Path) -> None:
+    """By name, every plain way gets a quarter of the tensors, the same bytes, and gives a table."""
+    raw = tmp_path / "raw"
+    subjects = ("read() into bytes", "numpy.fromfile", "mmap", "elfolio auto")
+    words = [word for name in subjects for word in ("--subject", name)]
+    done = run(tmp_path, "--by-tensor", "--size", "0.125", "--raw", str(raw), *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [json.loads(line)["samples"] for line in raw.read_text().splitlines()][-1]
+    assert {sample["bytes"] for samples in found.values() for sample in samples} == {32 << 20}
+    assert len({sample["sum"] for samples in found.values() for sample in samples}) == 1
