@@ -380,6 +380,49 @@ def test_where_none_came_it_is_said(path: Path, monkeypatch: pytest.MonkeyPatch)
         assert any("came in smaller folios" in why for why in loaded.report.why)
 
 
+def test_huge_folios_in_vain(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once compaction fails and huge pages do not come, the rest is read into small folios, in the same mapping."""
+    count = 0
+
+    def grows() -> int:
+        nonlocal count
+        count += load_mapped._FAILED
+        return count
+
+    real = _native.populate
+    monkeypatch.setattr(load_mapped, "_STEP", 2 * HUGE)
+    monkeypatch.setattr(load_mapped, "_AHEAD", HUGE)
+    monkeypatch.setattr(load_mapped, "_failures", grows)
+    monkeypatch.setattr(_native, "populate", lambda *words: (real(*words)[0], 0))
+    for offset in (0, 4097, HUGE + 1):
+        drop_file(str(path))
+        with load(path, offset=offset) as loaded:
+            assert bytes(loaded.view()) == content[offset:]
+            assert "WILLNEED" in loaded.report.how
+            assert any("failed to make huge pages" in why for why in loaded.report.why)
+
+
+def test_numpy_has_no_copy(path: Path, content: bytes) -> None:
+    """An array is a read-only view of the very memory, and keeps it when the LoadedFile is gone."""
+    numpy = pytest.importorskip("numpy", reason="needs the package; to force: pip install numpy")
+    loaded = load(path)
+    address = loaded.address
+    array = numpy.frombuffer(loaded, dtype=numpy.uint8)
+    del loaded
+    gc.collect()
+    assert array.__array_interface__["data"] == (address, True)
+    assert array[-1] == content[-1]
+    assert array.sum() == sum(content)
+
+
+def test_torch_has_no_copy(path: Path) -> None:
+    """A tensor lies in the very memory."""
+    torch = pytest.importorskip("torch", reason="needs the package; to force: pip install torch")
+    with pytest.warns(UserWarning, match="writ"):
+        tensor = torch.frombuffer(load(path), dtype=torch.uint8)
+    assert tensor.numel() == SIZE
+
+
 def test_more_than_memory_is_read_on_demand(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is read beforehand than is available; the rest comes as it is touched."""
     monkeypatch.setattr(load_job, "_TRIFLE", M)

@@ -13,7 +13,7 @@ from elfolio.pagecache.load_align import direct_alignment
 from elfolio.pagecache.load_copied import by_read
 from elfolio.pagecache.load_direct import by_direct
 from elfolio.pagecache.load_job import Job
-from elfolio.pagecache.load_mapped import by_mmap, is_hugetlb
+from elfolio.pagecache.load_mapped import by_mmap, is_hugetlb, watched
 from elfolio.pagecache.load_memory import HUGE
 from elfolio.pagecache.load_report import Strategy
 from elfolio.pagecache.load_ways import Way
@@ -41,7 +41,7 @@ def choose(job: Job, cached: int | None) -> tuple[Strategy, Way]:
         job.why.append(_said(share) + ": mapped on huge folios, which are read in whole blocks")
         if cached and job.limit is None:
             _mend(job)
-    return Strategy.MMAP, by_mmap
+    return Strategy.MMAP, by_mmap if share >= _MOSTLY else watched
 
 
 def _into_buffer(job: Job, share: float) -> tuple[Strategy, Way]:

@@ -30,7 +30,7 @@ HUGE = BLOCKS[mmap.PAGESIZE][1]
 """Bytes of a huge page."""
 _NONE, _READ, _READ_WRITE = 0, 1, 3
 _FIXED, _NORESERVE = 0x10, 0x4000
-_HUGEPAGE, _POPULATE_WRITE = 14, 23
+_HUGEPAGE, _NOHUGEPAGE, _POPULATE_WRITE = 14, 15, 23
 _FAILED = ctypes.c_void_p(-1).value
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
@@ -135,10 +135,11 @@ def discard(piece: Piece) -> None:
         _libc.munmap(piece.base, piece.room)
 
 
-def advise_huge(piece: Piece) -> None:
-    """From then on, faults read whole huge pages of the file into one folio each (do_sync_mmap_readahead, mm/filemap.c,
-    5.18). Raises OSError: EINVAL where the kernel has no transparent huge pages."""
-    if _libc.madvise(piece.base, piece.room, _HUGEPAGE):
+def advise_huge(piece: Piece, start: int = 0, *, on: bool = True) -> None:
+    """From then on, faults from `start` on read whole huge pages of the file into one folio each
+    (do_sync_mmap_readahead, mm/filemap.c, 5.18), or no longer do. Raises OSError: EINVAL where the kernel has no
+    transparent huge pages."""
+    if _libc.madvise(piece.base + start, piece.room - start, _HUGEPAGE if on else _NOHUGEPAGE):
         raise _error()
 
 

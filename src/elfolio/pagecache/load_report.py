@@ -28,8 +28,8 @@ class Strategy(StrEnum):
     READ = "read"
     """read() into a buffer of huge pages."""
     READAHEAD = "readahead"
-    """Mapped, posix_fadvise(WILLNEED) piece by piece, then MADV_POPULATE_READ: for comparison; the kernel takes its
-    smallest folios for it."""
+    """Mapped, posix_fadvise(WILLNEED) some MiB ahead, then MADV_POPULATE_READ: the kernel takes its smallest folios for
+    it, and so waits for no compaction."""
     DIRECT = "direct"
     """O_DIRECT into a buffer of huge pages, several requests in flight, by io_uring where it is allowed, else by
     threads: the page cache is left as it is."""
