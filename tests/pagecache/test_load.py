@@ -153,6 +153,37 @@ def test_an_interrupt_frees_everything(path: Path, way: str) -> None:
         assert threading.active_count() == threads
 
 
+@every_way
+def test_a_cancelled_task_frees_everything(path: Path, way: str) -> None:
+    """asyncio: a load in a thread, whose progress raises once its task was cancelled, ends, and leaves nothing."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    asyncio.run(three_threads())  # their stacks, which the C library keeps, are no part of it
+    with nothing_mapped():
+        asyncio.run(cancel_three(path, way))
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def three_threads() -> None:
+    """At once."""
+    barrier = threading.Barrier(3, timeout=10)
+    await asyncio.gather(*[asyncio.to_thread(barrier.wait) for _ in range(3)])
+
+
+async def cancel_three(path: Path, way: str) -> None:
+    """At once."""
+    stop = threading.Event()
+
+    def tell(done: int, total: int) -> None:
+        stop.wait(10)
+        raise asyncio.CancelledError
+
+    tasks = [asyncio.create_task(asyncio.to_thread(elfolio.load, path, strategy=way, progress=tell)) for _ in range(3)]
+    await asyncio.sleep(0)
+    stop.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(one, asyncio.CancelledError | OSError) for one in found)
+
+
 def test_an_interrupt_of_threads_frees_everything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without io_uring too: the memory is given back, once, and only when no thread reads into it any more."""
     monkeypatch.setattr(_native, "ring_read", lambda *words: False)
