@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from bench.load_media import ballast, read_ahead, write_files
-from bench.load_tables import middle, rows, verdict
+from bench.load_page import page, taken
+from bench.load_tables import Case, middle, rows, verdict
 from elfolio.pagecache.formats.files import open_safetensors
 
 BENCH = Path(__file__).parent.parent / "bench" / "load.py"
@@ -98,6 +100,33 @@ def test_the_verdict_is_of_medians() -> None:
     assert middle(samples["read() into bytes"], "seconds") == 4
     assert [row[1] for row in rows(samples)] == ["0.25", "0.50", "1.00"]
     assert verdict(samples).startswith("auto: 2.00 times the rate of the fastest peer (mmap); 1.000 of read()'s")
+
+
+def measured(seconds: float) -> list[dict[str, float]]:
+    return [{"seconds": seconds, "processor": seconds / 2, "first": 1.0, "random": 1.0, "bytes": 1e9, "sum": 1.0}]
+
+
+def raw(case: Case, **seconds: float) -> str:
+    names = {"ours": "elfolio auto", "mapped": "elfolio mmap", "read": "read() into bytes", "mmap": "mmap"}
+    samples = {names[name]: measured(value) for name, value in seconds.items()}
+    return json.dumps({"case": asdict(case), "machine": {"processor": "x"}, "samples": samples})
+
+
+def test_the_page_has_the_last_samples_of_each_subject() -> None:
+    """Runs of one case are put together, what was measured again counts in place of what was before; shares of a
+    processor have a table of their own, and what the size of folios makes of the rate is said."""
+    case = Case("ext4", 1.0, True, "whole", None, 128)
+    tenth, small = replace(case, share=0.1), replace(case, kind="ext4-small", share=0.1)
+    lines = [
+        raw(case, ours=9.0, read=4.0),
+        raw(case, ours=1.0, mmap=2.0),
+        raw(tenth, mapped=1.0),
+        raw(small, mapped=4.0),
+    ]
+    text = page(*taken(lines))
+    assert "| ext4, 1 GiB, cold, read_ahead_kb 128 | 1.00 | mmap | 0.50 | 2.00 |  | 0.250 | 0.500 |" in text
+    assert "| 10% | 1.00 | 0.25 | 4.0 |" in text
+    assert text.index("## In short") < text.index("## On a part of a processor") < text.index("## Whole files")
 
 
 def test_ballast_is_given_back() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from elfolio.errors import InvalidArgument
 from elfolio.pagecache.formats import part as part_module
@@ -19,7 +20,7 @@ from elfolio.pagecache.formats.files import load_gguf, load_safetensors, open_gg
 from elfolio.pagecache.formats.shards import read_index
 from elfolio.pagecache.load import load
 from tests.pagecache.gguf_files import Writer
-from tests.pagecache.safetensors_files import assembled, one, right
+from tests.pagecache.safetensors_files import assembled, damaged, hostile, one, right
 
 
 def needed(name: str) -> Any:
@@ -150,6 +151,40 @@ def test_an_empty_array_of_a_vast_shape_is_refused(tmp_path: Path) -> None:
     shape = "[0,18446744073709551615,2]"
     with pytest.raises(NoSuchType, match="no array of the shape"):
         load_safetensors(_written(tmp_path, assembled(one(shape, "[0,0]"))))
+
+
+def mapped_of(path: Path) -> list[tuple[int, int]]:
+    """Where the mappings of a file begin and end in it."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        words = line.split(maxsplit=5)
+        if words[5:] == [str(path)]:
+            start, end = (int(word, 16) for word in words[0].split("-"))
+            found.append((int(words[2], 16), int(words[2], 16) + end - start))
+    return found
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(whole=st.one_of(right(), damaged(), hostile()))
+def test_nothing_is_mapped_beyond_the_file(whole: bytes, tmp_path: Path, mapped: None) -> None:
+    """Whatever a header says, no page behind the file's last one is mapped, and no tensor has a byte that is not the
+    file's: alone or with all others."""
+    path = tmp_path.resolve() / "model.safetensors"
+    path.write_bytes(whole)
+    try:
+        files = open_safetensors(path)
+    except FormatError:
+        assert mapped_of(path) == []
+        return
+    alone = dict(files)
+    files.load()
+    for name, tensor in files.items():
+        span = files.info(name).span
+        assert bytes(tensor.data) == bytes(alone[name].data) == whole[span.start : span.end]
+    places = mapped_of(path)
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert bool(places) is bool(files.size)
+    assert all(end <= -(-len(whole) // page) * page for _, end in places)
 
 
 def test_data_comes_on_demand(tmp_path: Path, mapped: None) -> None:
