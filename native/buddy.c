@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define CLUSTER 32 /* SWAP_CLUSTER_MAX */
+#define COSTLY 3   /* PAGE_ALLOC_COSTLY_ORDER */
+#define WAKES 5
 
 static const uint8_t FALLBACKS[MIGRATE_TYPES][2] = {
     [UNMOVABLE] = {RECLAIMABLE, MOVABLE}, [MOVABLE] = {RECLAIMABLE, UNMOVABLE}, [RECLAIMABLE] = {UNMOVABLE, MOVABLE}};
@@ -226,11 +228,20 @@ static uint32_t rmqueue(struct buddy *z, unsigned order, enum migrate_type type)
     return page == BUDDY_NONE ? steal(z, order, type) : page;
 }
 
-/* Frees the oldest page cache, folio by folio, until so many pages are free. What was used since begins anew. */
-static void reclaim(struct buddy *z, uint32_t until, uint64_t *counter)
+/* get_page_from_freelist: not below the lowest watermark. */
+static uint32_t from_lists(struct buddy *z, unsigned order, enum migrate_type type)
+{
+    return z->free >= z->min + (1u << order) ? rmqueue(z, order, type) : BUDDY_NONE;
+}
+
+/* Frees the oldest page cache, folio by folio, until so many pages are free. What was used since begins anew. Unless
+ * `all` may go, it stops at the file that is being loaded, whose pages are mapped and new. */
+static void reclaim(struct buddy *z, uint32_t until, uint64_t *counter, int all)
 {
     while (z->free < until && z->lru.head != BUDDY_NONE) {
         uint32_t page = z->lru.head, pages = 1u << z->order[page];
+        if (!all && z->kind[page] == BIGFILE)
+            return;
         if (z->again[page]) {
             z->again[page]--;
             buddy_unlink(z, &z->lru, page);
@@ -243,40 +254,47 @@ static void reclaim(struct buddy *z, uint32_t until, uint64_t *counter)
     }
 }
 
-/* A high-order request that the lists could not meet: make room, then compact, unless that failed of late. */
-static uint32_t slow_path(struct buddy *z, unsigned order, enum migrate_type type)
+/* kswapd, woken for this order: it reclaims compact_gap pages and sleeps again. Now and then kcompactd runs then, and
+ * blocks that compaction failed in are looked at again. How often was measured: WAKES. */
+static void wake_kswapd(struct buddy *z, unsigned order)
+{
+    reclaim(z, z->free + (2u << order), &z->done.background, 0);
+    if (++z->wakes < WAKES)
+        return;
+    z->wakes = 0;
+    memset(z->skip, 0, z->blocks);
+    buddy_kcompactd(z, order);
+}
+
+/* __alloc_pages_slowpath for a request that may fail (__GFP_NORETRY): costly orders compact first, and reclaim only where
+ * that was begun. */
+static uint32_t slow_path(struct buddy *z, unsigned order, enum migrate_type type, int flags)
 {
     z->done.stalls++;
-    reclaim(z, z->low + (2u << order), &z->done.direct); /* compact_gap */
-    uint32_t page = rmqueue(z, order, type);
-    if (page != BUDDY_NONE)
-        return page;
-    if (++z->considered < 1u << z->shift) {
-        z->done.deferred++;
-        return BUDDY_NONE;
+    wake_kswapd(z, order);
+    uint32_t page = from_lists(z, order, type);
+    for (int turn = order > COSTLY ? 0 : 1; page == BUDDY_NONE && turn < 2; turn++) {
+        if (turn && z->free < z->high + (2u << order))
+            reclaim(z, z->free + CLUSTER, &z->done.direct, 0);
+        enum compacted result = buddy_compact(z, order, flags & BUDDY_NOFS);
+        if (result == COMPACT_SKIPPED && order > COSTLY)
+            break;
+        page = result == COMPACT_DONE ? from_lists(z, order, type) : BUDDY_NONE;
     }
-    z->considered = 0;
-    if (!buddy_compact(z, order)) {
-        z->shift += z->shift < 6; /* COMPACT_MAX_DEFER_SHIFT */
-        return BUDDY_NONE;
-    }
-    z->shift = 0;
-    return rmqueue(z, order, type);
+    return page;
 }
 
 uint32_t buddy_get(struct buddy *z, unsigned order, enum page_kind kind, unsigned owner, int flags)
 {
     enum migrate_type type = type_of(kind);
-    uint32_t page = BUDDY_NONE;
     z->done.tried[order]++;
     if (z->free < z->low)
-        reclaim(z, z->high, &z->done.background);
-    if (z->free >= z->min + (1u << order))
-        page = rmqueue(z, order, type);
+        reclaim(z, z->high, &z->done.background, 1);
+    uint32_t page = from_lists(z, order, type);
     if (page == BUDDY_NONE && order && flags & BUDDY_DIRECT)
-        page = slow_path(z, order, type);
+        page = slow_path(z, order, type, flags);
     if (page == BUDDY_NONE && !order) {
-        reclaim(z, z->min + CLUSTER, &z->done.direct);
+        reclaim(z, z->min + CLUSTER, &z->done.direct, 1);
         page = z->free > z->min / 2 ? rmqueue(z, 0, type) : BUDDY_NONE;
         z->done.oom += page == BUDDY_NONE;
     }
@@ -441,7 +459,8 @@ struct buddy *buddy_new(uint32_t pages, uint64_t seed)
     z->kind = calloc(pages, 1);
     z->again = calloc(pages, 1);
     z->block_type = calloc(z->blocks, 1);
-    if (!z->next || !z->prev || !z->owner || !z->order || !z->kind || !z->again || !z->block_type) {
+    z->skip = calloc(z->blocks, 1);
+    if (!z->next || !z->prev || !z->owner || !z->order || !z->kind || !z->again || !z->block_type || !z->skip) {
         buddy_free(z);
         return NULL;
     }
@@ -473,6 +492,7 @@ struct buddy *buddy_copy(const struct buddy *z)
     copy->kind = memcpy(own.kind, z->kind, pages);
     copy->again = memcpy(own.again, z->again, pages);
     copy->block_type = memcpy(own.block_type, z->block_type, z->blocks);
+    copy->skip = memcpy(own.skip, z->skip, z->blocks);
     return copy;
 }
 
@@ -487,5 +507,6 @@ void buddy_free(struct buddy *z)
     free(z->kind);
     free(z->again);
     free(z->block_type);
+    free(z->skip);
     free(z);
 }

@@ -120,6 +120,38 @@ static PyObject *buddy_py_retype(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* map(flags, unused, used): flags as /proc/kpageflags has them, 8 bytes a page. */
+static PyObject *buddy_py_map(PyObject *self, PyObject *args)
+{
+    struct buddy *z = zone_of(self);
+    Py_buffer flags;
+    unsigned unused, used;
+    if (!PyArg_ParseTuple(args, "y*II", &flags, &unused, &used))
+        return NULL;
+    int fine = (uint64_t)flags.len / 8 <= z->pages && flags.len % 8 == 0 && (uintptr_t)flags.buf % 8 == 0 &&
+               unused < BUDDY_OWNERS && used < BUDDY_OWNERS;
+    if (fine)
+        buddy_map(z, (const uint64_t *)flags.buf, (uint32_t)(flags.len / 8), unused, used);
+    PyBuffer_Release(&flags);
+    if (!fine)
+        return refused("flags or owners out of range");
+    Py_RETURN_NONE;
+}
+
+static PyObject *buddy_py_watermarks(PyObject *self, PyObject *args)
+{
+    struct buddy *z = zone_of(self);
+    unsigned min, low, high;
+    if (!PyArg_ParseTuple(args, "III", &min, &low, &high))
+        return NULL;
+    if (min > low || low > high || high > z->pages)
+        return refused("watermarks out of order");
+    z->min = min;
+    z->low = low;
+    z->high = high;
+    Py_RETURN_NONE;
+}
+
 static PyObject *buddy_py_copy(PyObject *self, PyObject *none)
 {
     PyTypeObject *type = Py_TYPE(self);
@@ -227,6 +259,8 @@ static PyMethodDef buddy_methods[] = {
     {"forget", buddy_py_forget, METH_VARARGS, "forget(kind, owner): drops its page cache."},
     {"pin", buddy_py_pin, METH_VARARGS, "pin(page, order, kind, owner) -> bool: takes exactly this block."},
     {"compact", buddy_py_compact, METH_NOARGS, "compact(): all of it, as /proc/sys/vm/compact_memory does."},
+    {"map", buddy_py_map, METH_VARARGS, "map(flags, unused, used): as /proc/kpageflags has it; unused pages are held."},
+    {"watermarks", buddy_py_watermarks, METH_VARARGS, "watermarks(min, low, high)."},
     {"copy", buddy_py_copy, METH_NOARGS, "copy() -> Buddy: one that goes its own way."},
     {"retype", buddy_py_retype, METH_VARARGS, "retype(block, type): of a page block that is in use as a whole."},
     {"free_counts", buddy_py_free_counts, METH_NOARGS, "free_counts() -> free blocks by type and order."},

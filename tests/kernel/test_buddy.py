@@ -159,15 +159,36 @@ def test_compaction_makes_huge_blocks_of_scattered_free_pages_and_counts_its_mov
     assert zone.free == free
 
 
-def test_compaction_that_failed_is_put_off() -> None:
-    """Where nothing can be compacted, most requests do not try again (compact_defer_shift)."""
+def test_compaction_without_free_pages_is_not_begun() -> None:
+    """Below the low watermark and room for what would move (compaction_suitable) a request for 2 MiB fails at once."""
     zone = Zone(G // 16)
-    for block in range(zone.pages // BLOCK):
-        zone.pin(block * BLOCK, 0, Kind.KERNEL, 1)
-    zone.read(Kind.FILE, 2, 20 * BLOCK, order=9, window=2 * BLOCK)
+    zone.take(Kind.ANON, 1, zone.pages - zone.watermarks[0] - 40)
+    zone.read(Kind.FILE, 2, 2 * BLOCK, order=9, window=2 * BLOCK)
     work = zone.work()
-    assert work.stalls == work.failed[9] == 10
-    assert work.deferred > work.compactions > 0
+    assert work.failed[9] == work.skipped == 1
+    assert work.compactions == work.moved == 0
+
+
+@pytest.mark.parametrize(("kind", "moved"), [(Kind.ANON, True), (Kind.CACHE, False)])
+def test_compaction_for_readahead_leaves_page_cache_where_it_is(kind: Kind, moved: bool) -> None:
+    """Readahead allocates as a file system does (memalloc_nofs_save): its own compaction moves anonymous memory alone,
+    and page cache only moves when kcompactd runs, which the first requests do not wake."""
+    zone = Zone(G // 16, 4)
+    for block in range(zone.pages // BLOCK):
+        zone.pin(block * BLOCK + 17, 0, kind, 1)
+    # Used again, it is not what kswapd reclaims.
+    zone.read(Kind.FILE, 2, BLOCK, order=9, window=2 * BLOCK)
+    assert (zone.work().moved > 0) is moved
+
+
+def test_kcompactd_moves_page_cache_in_the_end() -> None:
+    """Requests that fail wake kswapd, and now and then kcompactd: page cache that lies in the way is moved."""
+    zone = Zone(G // 4, 4)
+    for block in range(zone.pages // BLOCK):
+        zone.pin(block * BLOCK + 17, 0, Kind.HELD if block % 4 else Kind.CACHE, 1)
+    zone.read(Kind.FILE, 2, 100 * BLOCK, order=9, window=2 * BLOCK)
+    assert zone.work().moved > 0
+    assert zone.folios(Kind.FILE)[9] > 0
 
 
 def test_a_page_block_tells_its_largest_free_and_used_orders() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.native.test_native import HERE, NATIVE, SANITIZE
 
-SOURCES = ("buddy.c", "buddy_compact.c")
+SOURCES = ("buddy.c", "buddy_compact.c", "buddy_map.c")
 
 
 @pytest.mark.parametrize("flags", [SANITIZE, ("-O2",)], ids=["sanitized", "plain"])

@@ -1,6 +1,7 @@
 """cli.simulate: `elfolio simulate folios`. In: a machine, a policy. Out: an exit status; who got which folios."""
 
 import argparse
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from elfolio.cli.parsing import Failure, Parser, byte_count, one_line
 
 if TYPE_CHECKING:
+    from elfolio.kernel.buddy import Zone
     from elfolio.kernel.memory_life import Load, Setting
     from elfolio.kernel.workload import Workload
     from elfolio.live.freelists import HostMemory
@@ -147,14 +149,25 @@ def _host() -> "HostMemory":
 
 def _beside(host: "HostMemory", setting: "Setting", simulated: "Load") -> "HostRow":
     """The file onto this machine's own free lists, where they may be read."""
-    from elfolio.kernel.memory_layout import laid_out
     from elfolio.kernel.memory_life import load
     from elfolio.report.simulate import host_row
 
-    now = None
-    if host.by_type is not None and host.blocks is not None:
-        now = load(laid_out(host.total, host.by_type, host.blocks, host.cache, seed=setting.seed), setting, 0)
-    return host_row(host, simulated, now)
+    zone = _own_memory(host, setting.seed)
+    return host_row(host, simulated, load(zone, setting, 0) if zone is not None else None)
+
+
+def _own_memory(host: "HostMemory", seed: int) -> "Zone | None":
+    """As page flags show it; where they are hidden, from the free lists alone, spread by chance."""
+    from elfolio.kernel.memory_layout import laid_out
+    from elfolio.kernel.memory_map import mapped
+    from elfolio.live.frames import read_page_flags, read_zones, waiting_pages
+
+    if host.by_type is None or host.blocks is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        if flags := read_page_flags():
+            return mapped(flags, read_zones(), host.blocks, waiting=waiting_pages(), seed=seed)
+    return laid_out(host.total, host.by_type, host.blocks, host.cache, seed=seed)
 
 
 def _write(path: str, text: str) -> None:

@@ -41,7 +41,8 @@ LEFT_OUT = (
     "zones and nodes: all memory is one zone, without ALLOC_NOFRAGMENT, HighAtomic, CMA and watermark boosts",
     "swap: anonymous memory is never reclaimed, page cache goes by age (no active list or generations)",
     "dirty pages and writeback: all page cache is clean",
-    "kcompactd, proactive compaction: only requests that fail compact, asynchronously, and put it off after failures",
+    "proactive compaction; kswapd and kcompactd run at once when they are woken, kcompactd one time in five",
+    "locks that others hold: compaction gives up by chance, as often as it did on the machine it was calibrated on",
     "time: nothing else runs during the load, and costs are counted in pages moved, not in seconds",
 )
 """What is not faithful."""
@@ -102,8 +103,8 @@ class Work:
     stalls: int
     """Requests that had to reclaim or compact for their order."""
     compactions: int
-    deferred: int
-    """Requests that did not compact, because it had failed for others."""
+    skipped: int
+    """Compactions not begun, because too few pages were free for what would move."""
     claimed: int
     """Page blocks taken over by another migrate type."""
     stolen: int
@@ -124,14 +125,16 @@ class Work:
 
 
 _NUMBERS = Work.__slots__[:10]
+_READAHEAD = 1 | 2
+"""BUDDY_DIRECT, BUDDY_NOFS."""
 
 
 def _work(done: Sequence[int], lost: int) -> Work:
     """From struct buddy_counts: ten numbers, then requests tried and failed by order."""
-    background, direct, moved, scanned, stalls, compactions, deferred, claimed, stolen, refused = done[:10]
+    background, direct, moved, scanned, stalls, compactions, skipped, claimed, stolen, refused = done[:10]
     tried, failed = tuple(done[10 : 10 + ORDERS]), tuple(done[10 + ORDERS : 10 + 2 * ORDERS])
     return Work(
-        background, direct, moved, scanned, stalls, compactions, deferred, claimed, stolen, refused, tried, failed, lost
+        background, direct, moved, scanned, stalls, compactions, skipped, claimed, stolen, refused, tried, failed, lost
     )
 
 
@@ -154,7 +157,7 @@ class Zone:
         folios grow by two orders from window to window up to `order`, and from the first window on where it holds two
         of them (MADV_HUGEPAGE); a request that fails leaves the rest of its window to single pages. `again`: how often
         (up to 7 times) it is used when it is the oldest, and so kept. Pages read."""
-        return self._buddy.read(kind, owner, start, pages, order, window, 1 | again << 1)
+        return self._buddy.read(kind, owner, start, pages, order, window, _READAHEAD | again << 2)
 
     def drop(self, owner: int, share: float = 1.0) -> int:
         """Frees this share, by chance, of what the owner has outside of the page cache. Pages freed."""
@@ -167,6 +170,11 @@ class Zone:
     def pin(self, page: int, order: int, kind: Kind, owner: int) -> bool:
         """Takes exactly this block; False where it is not free."""
         return self._buddy.pin(page, order, kind, owner)
+
+    def lay(self, flags: bytes | bytearray, unused: int, used: int) -> None:
+        """Memory as /proc/kpageflags shows it, 8 bytes a page: what is in use belongs to the owner `used`, and what is
+        free to `unused`, which drops it when page blocks have their types."""
+        self._buddy.map(flags, unused, used)
 
     def retype(self, block: int, kind: MigrateType) -> None:
         """Changes the type of a page block that is in use as a whole."""
@@ -191,6 +199,10 @@ class Zone:
     def watermarks(self) -> tuple[int, int, int]:
         """min, low and high, in pages."""
         return self._buddy.levels()[1:]
+
+    @watermarks.setter
+    def watermarks(self, levels: tuple[int, int, int]) -> None:
+        self._buddy.watermarks(*levels)
 
     def free_blocks(self) -> dict[MigrateType, tuple[int, ...]]:
         """How many of each order, by migrate type: /proc/pagetypeinfo."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from elfolio.kernel.buddy import LEFT_OUT, PAGE, PMD_ORDER
+from elfolio.kernel.real_check import GROUPS, LAST, RealCheck
 from elfolio.report.columns import PLAIN, Ink, columns, size, wrapped
 
 if TYPE_CHECKING:
@@ -12,7 +13,19 @@ if TYPE_CHECKING:
     from elfolio.kernel.memory_life import Load, Setting
     from elfolio.live.freelists import HostMemory
 
-__all__ = ["PUBLISHED", "LoadRow", "PolicyRow", "Report", "as_json", "as_report", "as_text", "groups"]
+__all__ = [
+    "GROUPS",
+    "PUBLISHED",
+    "LoadRow",
+    "PolicyRow",
+    "Report",
+    "as_json",
+    "as_report",
+    "as_text",
+    "calibration",
+    "checked",
+    "groups",
+]
 
 PUBLISHED = (0.07, 0.34)
 """Unmovable memory's share of all memory and of 2 MiB blocks, as found in Meta's fleet: the calibration pair."""
@@ -37,7 +50,7 @@ class LoadRow(TypedDict):
     scanned: int
     stalls: int
     compactions: int
-    deferred: int
+    skipped: int
     tried: list[int]
     failed: list[int]
     lost: int
@@ -78,6 +91,26 @@ class HostRow(TypedDict):
     """The file, loaded onto this machine's own free lists; null where they are hidden."""
 
 
+class CheckedRow(TypedDict):
+    """One level of fragmentation: shares of the file in folios of 4 KiB, to 32 KiB, to 1 MiB, and of 2 MiB."""
+
+    whole: float
+    order: int
+    pinned: float
+    got: list[float]
+    simulated: list[float]
+
+
+class CheckRow(TypedDict):
+    """How far the simulation was from a real machine whose memory was fragmented on purpose."""
+
+    machine: str
+    date: str
+    off: float
+    """The largest difference of a group, as a share of the file."""
+    levels: list[CheckedRow]
+
+
 class Report(TypedDict):
     """The command's object."""
 
@@ -93,6 +126,7 @@ class Report(TypedDict):
     published: list[float]
     simulated: list[float]
     """Unmovable share of memory and of blocks at the last load of the first policy: beside `published`."""
+    check: CheckRow
     host: HostRow | None
     left_out: list[str]
 
@@ -117,7 +151,7 @@ def load_row(one: "Load", memory: int) -> LoadRow:
         "scanned": work.scanned,
         "stalls": work.stalls,
         "compactions": work.compactions,
-        "deferred": work.deferred,
+        "skipped": work.skipped,
         "tried": list(work.tried),
         "failed": list(work.failed),
         "lost": work.lost * PAGE,
@@ -155,8 +189,28 @@ def as_report(
         "answers": [{"question": one.question, "asked": one.asked, "answer": one.answer} for one in answers],
         "published": list(PUBLISHED),
         "simulated": [last["unmovable"], last["unmovable_blocks"]],
+        "check": check_row(LAST),
         "host": host,
         "left_out": list(LEFT_OUT),
+    }
+
+
+def check_row(last: RealCheck) -> CheckRow:
+    """The last check against a machine."""
+    return {
+        "machine": last.machine,
+        "date": last.date,
+        "off": last.off,
+        "levels": [
+            {
+                "whole": level.whole,
+                "order": level.order,
+                "pinned": level.pinned,
+                "got": list(level.got),
+                "simulated": list(level.simulated),
+            }
+            for level in last.levels
+        ],
     }
 
 
@@ -171,10 +225,6 @@ def host_row(host: "HostMemory", simulated: "Load", now: "Load | None") -> HostR
         "simulated_unmovable_blocks": simulated.blocks.unmovable / simulated.blocks.all,
         "now": load_row(now, host.total) if now is not None else None,
     }
-
-
-GROUPS = (("4K", 0, 0), ("8-32K", 1, 3), ("64K-1M", 4, 8), ("2M", 9, 10))
-"""Names of groups of orders, first and last."""
 
 
 def groups(one: LoadRow) -> list[float]:
@@ -195,7 +245,7 @@ def as_text(report: Report, width: int = 120, ink: Ink = PLAIN) -> str:
         lines += ["", ink("strong", "What the discussion asked, from these runs of one seed")]
         for one in report["answers"]:
             lines += [f"{one['question']} ({one['asked']})", *wrapped(one["answer"], width, "  ")]
-    lines += ["", *_calibration(report)]
+    lines += ["", *wrapped(calibration(report), width, ""), *wrapped(checked(report["check"]), width, "")]
     if report["host"] is not None:
         lines += ["", *_host(report["host"], ink)]
     lines += ["", "Not faithful:", *(line for one in report["left_out"] for line in wrapped(one, width, "  "))]
@@ -220,13 +270,26 @@ def _table(policy: PolicyRow, ink: Ink) -> list[str]:
     return columns(head, rows, right="r" * len(head), ink=ink)
 
 
-def _calibration(report: Report) -> list[str]:
+def calibration(report: Report) -> str:
+    """The published pair beside the simulated one."""
     memory, blocks = report["simulated"]
-    return [
+    return (
         f"Unmovable memory at the end: {memory:.1%} of all, in {blocks:.0%} of 2 MiB blocks; published of one fleet: "
         f"under {report['published'][0]:.0%}, in {report['published'][1]:.0%}. The workload is synthetic: "
         "only that pair was used to set it."
-    ]
+    )
+
+
+def checked(check: CheckRow) -> str:
+    """The error, in one sentence."""
+    if not check["levels"]:
+        return "Against a real machine: not yet; bench/fragment.py does it."
+    shares = ", ".join(f"{one['got'][-1]:.0%} ({one['simulated'][-1]:.0%})" for one in check["levels"])
+    return (
+        f"Against a real machine ({check['machine']}, {check['date']}): a file of 1 GiB into memory fragmented on "
+        f"purpose, at {len(check['levels'])} levels, had {shares} in folios of 2 MiB (in brackets: simulated); at most "
+        f"{100 * check['off']:.0f} points off in any group of orders. bench/fragment.py repeats it."
+    )
 
 
 def _host(host: HostRow, ink: Ink) -> list[str]:

@@ -9,7 +9,7 @@ from elfolio.kernel.memory_life import CELLS
 from elfolio.report import page
 from elfolio.report.columns import size
 from elfolio.report.page import Cell, Markup
-from elfolio.report.simulate import GROUPS, LoadRow, PolicyRow, Report, groups
+from elfolio.report.simulate import GROUPS, LoadRow, PolicyRow, Report, calibration, checked, groups
 
 __all__ = ["as_html"]
 
@@ -147,8 +147,5 @@ def _notes(report: Report) -> Iterator[Markup]:
     yield page.heading("Not faithful")
     for one in report["left_out"]:
         yield page.paragraph(f"{one.capitalize()}.")
-    memory, blocks = report["simulated"]
-    yield page.paragraph(
-        f"Unmovable memory at the end: {memory:.1%} of all, in {blocks:.0%} of 2 MiB blocks; published of one fleet: "
-        f"under {report['published'][0]:.0%}, in {report['published'][1]:.0%}."
-    )
+    yield page.paragraph(calibration(report))
+    yield page.paragraph(checked(report["check"]))
