@@ -36,6 +36,8 @@ from elfolio.live.freelists import read_host_memory
 FILE = 1 << 30
 PIECES = 7 << 30
 """Most bytes of page blocks of which every second piece is given back."""
+MOST = 20 << 30
+"""Bytes that are held, at most."""
 SECONDS = 240
 _POPULATE_READ = 22
 
@@ -58,9 +60,7 @@ CALIBRATION = (Level(0.5, 3, 1.0), Level(0.1, 0, 0.95), Level(0.0, 5, 1.0), Leve
 def main(words: list[str]) -> int:
     """The levels in turn."""
     options, places = {word for word in words if word.startswith("--")}, [w for w in words if not w.startswith("--")]
-    levels = (
-        CALIBRATION + CHECK if os.environ.get("FRAGMENT_DUMP") else CALIBRATION if "--calibrate" in options else CHECK
-    )
+    levels = CALIBRATION if "--calibrate" in options else CHECK
     with tempfile.NamedTemporaryFile(dir=places[0] if places else "/var/tmp") as file:
         fill(file.fileno())
         found = [row for level in levels if (row := apart(level, file.name)) is not None]
@@ -103,7 +103,7 @@ def run(level: Level, path: str) -> dict[str, list[float]]:
     """Shares of the file by GROUPS: got, and simulated."""
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    held = Held(int(os.environ.get("FRAGMENT_MOST", "20")) << 30)
+    held = Held(MOST)
     try:
         pinned, free = fragment(held, level)
         settle(iter(waiting_pages, None))
@@ -115,11 +115,6 @@ def run(level: Level, path: str) -> dict[str, list[float]]:
     zone = mapped(flags, zones, host.blocks or {}, pinned=pinned, free=free, waiting=waiting)
     zone.read(Kind.FILE, 3, FILE // PAGE, order=9, window=max(2 * BLOCK, _window(fd)))
     folios = zone.folios(Kind.FILE)
-    if dump := os.environ.get("FRAGMENT_DUMP"):
-        import pickle
-
-        with open(dump + str(level.order), "wb") as file:
-            pickle.dump((flags, zones, host.blocks, pinned, free, waiting, got), file)
     return {"got": got, "simulated": _shares({order: folios[order] << order for order in range(ORDERS)})}
 
 
@@ -163,9 +158,9 @@ def _load(fd: int) -> dict[int, int]:
 
 
 def _window(fd: int) -> int:
-    """Pages that the device reads ahead."""
+    """Pages that are read ahead of this file system's files."""
     number = os.fstat(fd).st_dev
-    return int(Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/bdi/read_ahead_kb").read_text()) // 4
+    return int(Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb").read_text()) // 4
 
 
 def _shares(pages: dict[int, int]) -> list[float]:

@@ -51,15 +51,15 @@ def test_room_held_from_boot_is_there_at_the_end() -> None:
 
 @pytest.mark.slow
 def test_the_published_pair_is_met() -> None:
-    """7% unmovable of 16 GiB is in 34% of 2 MiB blocks, within 5 points in the mean of three seeds."""
+    """7% unmovable of 16 GiB is in 34% of 2 MiB blocks, within 5 points in the mean of six seeds."""
     setting = Setting(POLICIES["everywhere"], 16 << 18, 2 << 18, workload=replace(DEFAULT, moments=(40,)))
     shares = []
-    for seed in (1, 2, 3):
+    for seed in range(1, 7):
         _, zone = next(live(replace(setting, seed=seed)))
         found = census(zone)
         assert found.pages / setting.memory == pytest.approx(0.07, abs=0.004)
         shares.append(found.unmovable / found.all)
-    assert sum(shares) / 3 == pytest.approx(0.34, abs=0.05)
+    assert sum(shares) / 6 == pytest.approx(0.34, abs=0.05)
 
 
 def test_every_question_is_answered_from_the_runs() -> None:
@@ -91,6 +91,7 @@ ONE = {"anon": 0.1, "cache": 0.1, "life": 3}
         ({"applications": [ONE | {"life": True}]}, '"life" must be a number'),
         ({"applications": [ONE], "tick": 3}, "unknown field 'tick'"),
         ({"applications": [ONE], "moments": [99]}, "moments"),
+        ({"applications": [ONE], "moments": [True]}, "moments"),
     ],
 )
 def test_a_workload_that_makes_no_sense_is_refused(value: object, said: str) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import errno
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ and what others lost. Without --policy all are run, and the questions of the dis
 
 EPILOG = """\
 A workload is a JSON object: {"applications": [{"name": "browser", "anon": 0.04, "cache": 0.03, "life": 8, "file": 16,
-"huge": false}, ...], "ticks": 40, "spike": 0.3, "spikes": 5, "again": 0, "moments": [0, 10, 40]}. anon and cache are
+"huge": false}, ...], "ticks": 40, "spike": 0.6, "spikes": 5, "again": 0, "moments": [0, 10, 40]}. anon and cache are
 shares of memory, life is in ticks, file is a usual file's pages; one application, by chance, starts each tick. Every
 `spikes` ticks unmovable memory rises by `spike` of itself, and falls back page by page. `again` is the share of files
 that are used again before their page cache is reclaimed.
@@ -74,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
     from elfolio.kernel.memory_life import POLICIES
     from elfolio.report.simulate import as_json, as_report, as_text
 
+    if args.html is not None and not os.path.isdir(os.path.dirname(args.html) or "."):
+        # Before minutes of work, not after them.
+        raise Failure(one_line(f"--html: {args.html}: {os.strerror(errno.ENOENT)}"))
     host = _host() if args.from_host else None
     setting = _setting(args, host)
     bar = _Bar(1 if args.policy else len(POLICIES)) if sys.stderr is not None and sys.stderr.isatty() else None

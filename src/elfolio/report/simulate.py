@@ -253,7 +253,17 @@ def as_text(report: Report, width: int = 120, ink: Ink = PLAIN) -> str:
 
 
 def _table(policy: PolicyRow, ink: Ink) -> list[str]:
-    head = ("tick", *(name for name, _, _ in GROUPS), "free", "free 2M", "reclaimed", "moved", "stalls", "failed 2M")
+    head = (
+        "tick",
+        *(name for name, _, _ in GROUPS),
+        "free",
+        "free 2M",
+        "reclaimed",
+        "others lost",
+        "moved",
+        "stalls",
+        "failed 2M",
+    )
     rows = [
         (
             str(one["tick"]),
@@ -261,6 +271,7 @@ def _table(policy: PolicyRow, ink: Ink) -> list[str]:
             size(one["free"]),
             str(one["free_huge"]),
             size(one["reclaimed_background"] + one["reclaimed_direct"]),
+            size(one["lost"]),
             str(one["moved"]),
             str(one["stalls"]),
             f"{one['failed'][PMD_ORDER]} of {one['tried'][PMD_ORDER]}",

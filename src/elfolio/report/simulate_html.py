@@ -103,7 +103,17 @@ def _policy(policy: PolicyRow, cells: str) -> Iterator[Markup]:
     yield page.paragraph(f"{policy['meaning'].capitalize()}.")
     yield _key([(words, _COLOURS[letter]) for letter, words in CELLS.items() if letter in cells])
     yield _picture(cells, policy["name"])
-    head = ("tick", *(name for name, _, _ in GROUPS), "free", "free 2M", "reclaimed", "moved", "stalls", "failed 2M")
+    head = (
+        "tick",
+        *(name for name, _, _ in GROUPS),
+        "free",
+        "free 2M",
+        "reclaimed",
+        "others lost",
+        "moved",
+        "stalls",
+        "failed 2M",
+    )
     rows = [_row(one) for one in policy["loads"]]
     yield page.table("The file's shares by size of folio, and what they cost", head, rows)
 
@@ -137,6 +147,7 @@ def _row(one: LoadRow) -> tuple[Cell, ...]:
         Cell(size(one["free"]), one["free"]),
         Cell(str(one["free_huge"]), one["free_huge"]),
         Cell(size(reclaimed), reclaimed),
+        Cell(size(one["lost"]), one["lost"]),
         Cell(str(one["moved"]), one["moved"]),
         Cell(str(one["stalls"]), one["stalls"]),
         Cell(f"{failed} of {tried}", failed),
