@@ -8,6 +8,9 @@
 #define COSTLY 3   /* PAGE_ALLOC_COSTLY_ORDER */
 #define CONTENDED 120 /* in a thousand, for each page block: measured */
 
+/* PB_migrate_skip, apart for the two scanners. */
+enum { NO_SOURCE = 1, NO_TARGET = 2 };
+
 static int is_free(enum page_kind kind)
 {
     return kind >= FREE && kind < FREE + MIGRATE_TYPES;
@@ -21,8 +24,10 @@ static int may_move(enum page_kind kind, int nofs)
 /* The free pages of the page block at `start` become stock, kept by size. A block that is free as a whole stays. */
 static void collect(struct buddy *z, uint32_t start)
 {
-    if (z->block_type[start >> BUDDY_BLOCK] != MOVABLE || z->kind[start] == TAIL)
+    uint8_t *skip = &z->skip[start >> BUDDY_BLOCK];
+    if (*skip & NO_TARGET || z->block_type[start >> BUDDY_BLOCK] != MOVABLE || z->kind[start] == TAIL)
         return;
+    *skip |= NO_TARGET;
     for (uint32_t at = start, size; at < start + (1u << BUDDY_BLOCK); at += size) {
         size = 1u << z->order[at];
         z->done.scanned++;
@@ -61,6 +66,7 @@ static void release_stock(struct buddy *z)
             buddy_give(z, page, order);
             /* What was not used is found again. */
             z->target = z->target < end ? end : z->target;
+            z->skip[page >> BUDDY_BLOCK] &= (uint8_t)~NO_TARGET;
         }
 }
 
@@ -72,7 +78,9 @@ static uint32_t place_for(struct buddy *z, unsigned order)
         uint32_t page = from_stock(z, order);
         if (page != BUDDY_NONE || z->target <= above)
             return page;
-        z->target -= 1u << BUDDY_BLOCK;
+        do
+            z->target -= 1u << BUDDY_BLOCK;
+        while (z->target > above && z->skip[z->target >> BUDDY_BLOCK] & NO_TARGET);
         collect(z, z->target);
     }
 }
@@ -180,7 +188,7 @@ static uint32_t block_with_pieces(struct buddy *z, unsigned order, unsigned *fai
         for (uint32_t page = l->head, next; page != BUDDY_NONE && seen < limit; page = next) {
             next = z->next[page];
             seen++;
-            if (page >= z->migrate + reach || z->skip[page >> BUDDY_BLOCK])
+            if (page >= z->migrate + reach || z->skip[page >> BUDDY_BLOCK] & NO_SOURCE)
                 continue;
             buddy_unlink(z, l, page);
             buddy_push(z, l, page, 1);
@@ -199,12 +207,12 @@ static uint32_t source(struct buddy *z, unsigned order, int any, unsigned *failu
     while (block == BUDDY_NONE && z->migrate + (1u << BUDDY_BLOCK) <= z->target) {
         uint32_t start = z->migrate, its = start >> BUDDY_BLOCK;
         z->migrate += 1u << BUDDY_BLOCK;
-        if (!z->skip[its] && (any || z->block_type[its] == MOVABLE) && z->kind[start] != TAIL &&
+        if (!(z->skip[its] & NO_SOURCE) && (any || z->block_type[its] == MOVABLE) && z->kind[start] != TAIL &&
             z->order[start] < BUDDY_BLOCK)
             block = its;
     }
     if (block != BUDDY_NONE)
-        z->skip[block] = 1;
+        z->skip[block] |= NO_SOURCE;
     return block;
 }
 

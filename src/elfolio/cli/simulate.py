@@ -26,7 +26,7 @@ and what others lost. Without --policy all are run, and the questions of the dis
 
 EPILOG = """\
 A workload is a JSON object: {"applications": [{"name": "browser", "anon": 0.04, "cache": 0.03, "life": 8, "file": 16,
-"huge": false}, ...], "ticks": 40, "spike": 0.6, "spikes": 5, "again": 0, "moments": [0, 10, 40]}. anon and cache are
+"huge": false}, ...], "ticks": 40, "spike": 0.65, "spikes": 5, "again": 0, "moments": [0, 10, 40]}. anon and cache are
 shares of memory, life is in ticks, file is a usual file's pages; one application, by chance, starts each tick. Every
 `spikes` ticks unmovable memory rises by `spike` of itself, and falls back page by page. `again` is the share of files
 that are used again before their page cache is reclaimed.
