@@ -68,9 +68,8 @@ def _ballast(files: Files) -> int:
     return min(2 * Path(files.safetensors).stat().st_size + (256 << 20), machine.available_bytes() // 2)
 
 
-def measured(case: Case, files: Files, subjects: list[str], rounds: int, group: Path | None) -> Samples:
-    """Every subject in every round, beginning with another one each time."""
-    samples: Samples = defaultdict(list)
+def measured(case: Case, files: Files, subjects: list[str], rounds: int, group: Path | None, samples: Samples) -> None:
+    """Every subject in every round, beginning with another one each time. Adds to the samples."""
     left = list(subjects)
     for turn in range(rounds):
         for subject in [*left[turn % len(left) :], *left[: turn % len(left)]]:
@@ -86,10 +85,9 @@ def measured(case: Case, files: Files, subjects: list[str], rounds: int, group: 
                 left.remove(subject)
                 samples.pop(subject, None)
             else:
-                samples[subject].append(sample)
+                samples.setdefault(subject, []).append(sample)
     progress("")
     _compare(samples)
-    return {subject: samples[subject] for subject in subjects if subject in samples}
 
 
 def _compare(samples: Samples) -> None:
@@ -164,11 +162,18 @@ def run(options: argparse.Namespace, case: Case, files: Files) -> None:
     """One table."""
     known = BY_TENSOR if options.by_tensor else SUBJECTS
     subjects = [name for name in options.subject or known if name in known]
+    samples: Samples = {}
     with limited(case.share) as group, read_ahead(files.safetensors, options.read_ahead) as ahead:
         case = replace(case, read_ahead=ahead)
-        samples = measured(case, files, subjects, options.rounds, group)
+        try:
+            measured(case, files, subjects, options.rounds, group, samples)
+        finally:  # a run that is ended keeps what it has
+            _told(options, case, {subject: samples[subject] for subject in subjects if subject in samples})
+
+
+def _told(options: argparse.Namespace, case: Case, samples: Samples) -> None:
     print(table(case, samples, markdown=options.markdown), flush=True)
-    if options.raw:
+    if options.raw and samples:
         with options.raw.open("a") as out:
             what = {"case": asdict(case), "machine": machine.describe() | packages(), "samples": samples}
             print(json.dumps(what), file=out)

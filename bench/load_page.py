@@ -39,7 +39,7 @@ tensors of 32 MiB, and for torch.load the same tensors as torch.save writes them
 - **Cold**: the file alone was dropped from the page cache. Memory for the load had been touched just before: in a
   virtual machine, what has been free for two seconds may have gone back to the host, and costs up to 2 s a GB.
 - File systems are images on loop devices with direct I/O. `read_ahead_kb` is 128, Linux's default, where nothing else
-  is said: plain mappings and reads live by it, `auto` does not.
+  is said (btrfs has its own 4096): plain mappings and reads live by it, `auto` does not.
 - fastsafetensors and runai-model-streamer load into the processor's memory here; they are made for others.
 """
 
@@ -55,16 +55,19 @@ def taken(lines: Iterable[str]) -> tuple[dict[Case, Samples], dict[str, Any]]:
     return cases, told
 
 
-def page(cases: dict[Case, Samples], told: dict[str, Any]) -> str:
-    """All of it."""
+def page(cases: dict[Case, Samples], told: dict[str, Any], note: str = "") -> str:
+    """All of it. `note`: what else is to be said of the machine."""
     whole = {case: found for case, found in cases.items() if case.way == "whole" and case.share is None}
     some = {case: found for case, found in cases.items() if case.way == "by tensor"}
     parts = {case: found for case, found in cases.items() if case.share is not None}
     machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())
-    pieces = [_HEAD, f"{machine}\n", "## In short\n", _short(whole | some), "## On a part of a processor\n"]
-    pieces += _shares(parts)
-    pieces += ["## Whole files\n", *(table(case, found, markdown=True) for case, found in whole.items())]
-    pieces += ["## Some tensors by name\n", *(table(case, found, markdown=True) for case, found in some.items())]
+    said = f"{machine}; {note}" if note else machine
+    pieces = [_HEAD, f"{fill(said, 120)}\n", "## In short\n", _short(whole | some)]
+    if parts:
+        pieces += ["## On a part of a processor\n", *_shares(parts)]
+    for title, held in (("Whole files", whole), ("Some tensors by name", some)):
+        if held:
+            pieces += [f"## {title}\n", *(table(case, found, markdown=True) for case, found in held.items())]
     return "\n".join(pieces)
 
 
@@ -138,9 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", nargs="+", type=Path, metavar="RAW", help="what bench/load.py --raw wrote")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="where to (standard output)")
+    parser.add_argument("--note", default="", metavar="TEXT", help="what else is to be said of the machine")
     options = parser.parse_args(argv)
     cases, told = taken(line for path in options.raw for line in path.read_text().splitlines())
-    text = page(cases, told)
+    text = page(cases, told, options.note)
     if options.write is None:
         print(text, end="")
     else:
