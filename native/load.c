@@ -63,8 +63,9 @@ int ring_begin(struct ring_read *r)
     if (fd < 0)
         return (int)-fd;
     r->ring = (int)fd;
-    /* One mapping for both rings came in 5.4, IORING_OP_READ in 5.6. */
-    int err = p.features & IORING_FEAT_SINGLE_MMAP ? map_rings(r, &p) : ENOSYS;
+    /* One mapping for both rings came in 5.4; IORING_OP_READ in 5.6, which this flag came with. */
+    unsigned need = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_RW_CUR_POS;
+    int err = (p.features & need) == need ? map_rings(r, &p) : ENOSYS;
     if (err)
         close(r->ring);
     return err;

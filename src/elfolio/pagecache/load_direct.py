@@ -54,7 +54,7 @@ def _read_direct(job: Job, fd: int, piece: Piece) -> None:
             raise
 
     try:
-        if _native.ring_read(fd, piece.base, start, piece.room, end, _REQUEST, _DEPTH, tell):
+        if _by_ring(fd, piece, start, end, tell):
             job.how = f"O_DIRECT, io_uring, {_DEPTH} of {_REQUEST >> 20} MiB in flight"
             return
         _Threads(job, fd, piece, tell).run()
@@ -65,6 +65,18 @@ def _read_direct(job: Job, fd: int, piece: Piece) -> None:
         if error.errno == errno.ESTALE:
             raise cut_short(job) from error
         raise OSError(error.errno, error.strerror, job.path) from error
+
+
+def _by_ring(fd: int, piece: Piece, start: int, end: int, tell: Callable[[int], None]) -> bool:
+    """False where this process may have no ring, or where it failed it: reads that cannot be sent at once are handed to
+    threads of the kernel, and while signals come one after the other these cannot be made (io_uring/io-wq.c gives up
+    after three attempts: ECANCELED)."""
+    try:
+        return _native.ring_read(fd, piece.base, start, piece.room, end, _REQUEST, _DEPTH, tell)
+    except OSError as error:
+        if error.errno != errno.ECANCELED:
+            raise
+        return False
 
 
 class _Threads:
