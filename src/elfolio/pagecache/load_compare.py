@@ -5,16 +5,17 @@ is said. The control is the first strategy, measured a second time as if it were
 is noise. Rounds, not strategies, come one after the other, so that a machine that slows down slows all of them.
 """
 
-import mmap
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
-from elfolio.live.cached import cachestat, open_quietly
+from elfolio.live.cached import open_quietly
 from elfolio.pagecache.load import load
+from elfolio.pagecache.load_job import cached_bytes
 from elfolio.pagecache.load_report import LoadReport, Strategy
+from elfolio.span import Span
 
 __all__ = ["CONTROL", "Trial", "compare", "drop_file"]
 
@@ -86,8 +87,7 @@ def drop_file(path: str) -> int:
         with suppress(OSError):
             os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        told = cachestat(fd)
-    return 0 if told is None else told.cached * mmap.PAGESIZE
+        return cached_bytes(fd, Span(0, os.fstat(fd).st_size)) or 0
 
 
 def _fill(path: str) -> None:

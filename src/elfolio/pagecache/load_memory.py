@@ -130,9 +130,11 @@ def borrowed(buffer: Buffer, part: Span, alignment: int) -> Piece:
 
 
 def discard(piece: Piece) -> None:
-    """Gives it back, unless it is lent."""
+    """Gives it back, to its owner if it is lent: an error that still refers to it must not keep the buffer open."""
     if piece.keep is None:
         _libc.munmap(piece.base, piece.room)
+    else:
+        piece.keep.release()
 
 
 def advise_huge(piece: Piece, start: int = 0, *, on: bool = True) -> None:
