@@ -12,18 +12,34 @@ from pathlib import Path
 
 import pytest
 
+from elfolio.live.counters import free_by_order
+from elfolio.pagecache.load_compare import drop_file
 from elfolio.pagecache.probe import probe
 
 K, M = 1 << 10, 1 << 20
 HUGE = 2 * M
+_ORDER, _ENOUGH = 9, 64
+"""Of a block of 2 MiB; free ones with which a few more are had at once, whatever others take meanwhile."""
 
 
 def need_huge_folios(folder: Path) -> None:
-    """Skips where the file system gives none."""
+    """Skips where the file system gives none, or memory has hardly any now."""
+    free = free_by_order() or {}
+    blocks = sum(count << order for order, count in free.items() if order >= _ORDER) >> _ORDER
+    if blocks < _ENOUGH:
+        pytest.skip(
+            f"{blocks} free blocks of 2 MiB: too few to ask for them; to force: echo 1 > /proc/sys/vm/compact_memory"
+        )
     if _largest(os.stat(folder).st_dev, folder) < HUGE:
         pytest.skip(
             f"{folder}: no folio of 2 MiB was to be had: try ext4 from Linux 6.16, or xfs; --basetemp chooses it"
         )
+
+
+def need_cold(path: Path) -> None:
+    """Drops the file from the page cache; skips where it stays."""
+    if stayed := drop_file(str(path)):
+        pytest.skip(f"{path}: {stayed} bytes of it stay in memory, as on tmpfs; --basetemp chooses another file system")
 
 
 @cache

@@ -21,8 +21,11 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def run(*words: str | Path) -> None:
-    """Raises with what the command says."""
+    """Raises with what the command says; skips where a mount is refused."""
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env={"PATH": _PATH})
+    if words[0] == "mount" and done.returncode:
+        # A container's root may not mount; an overlay whose upper folder is on an overlay is refused.
+        pytest.skip(f"mount: {done.stderr.strip()}; to force: run as a machine's root, --basetemp on ext4")
     assert done.returncode == 0, f"{words}: {done.stderr}"
 
 

@@ -20,7 +20,7 @@ from elfolio import _native
 from elfolio.pagecache import load_copied, load_job, load_mapped
 from elfolio.pagecache.load_compare import CONTROL, compare, drop_file
 from elfolio.pagecache.load_memory import Piece, discard
-from tests.pagecache.files import HUGE, K, M, need_huge_folios, small_folios
+from tests.pagecache.files import HUGE, K, M, need_cold, need_huge_folios, small_folios
 
 WAYS = ("auto", "mmap", "read", "readahead", "direct", "uncached")
 COPIES = ("read", "direct", "uncached")
@@ -54,13 +54,23 @@ def load(path: Path, way: str = "auto", **keywords: object) -> elfolio.LoadedFil
 
 
 def mapped() -> int:
-    """Bytes of this process's address space."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+    """Bytes that a load may have mapped: what was advised on huge pages, and files that are no libraries. Stacks and
+    heaps of threads that have ended, which the C library keeps for the next ones, are none of them."""
+    total = size = 0
+    is_file = False
+    for line in Path("/proc/self/smaps").read_text(errors="surrogateescape").splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            start, end = (int(word, 16) for word in words[0].split("-"))
+            size, is_file = end - start, words[4] != "0" and ".so" not in line
+        elif words[0] == "VmFlags:" and (is_file or "hg" in words):
+            total += size
+    return total
 
 
 @contextmanager
 def nothing_mapped() -> Iterator[None]:
-    """No megabyte more afterwards than before."""
+    """No megabyte of a load's more afterwards than before."""
     gc.collect()
     before = mapped()
     yield
@@ -157,16 +167,9 @@ def test_an_interrupt_frees_everything(path: Path, way: str) -> None:
 def test_a_cancelled_task_frees_everything(path: Path, way: str) -> None:
     """asyncio: a load in a thread, whose progress raises once its task was cancelled, ends, and leaves nothing."""
     descriptors = len(os.listdir("/proc/self/fd"))
-    asyncio.run(three_threads())  # their stacks, which the C library keeps, are no part of it
     with nothing_mapped():
         asyncio.run(cancel_three(path, way))
     assert len(os.listdir("/proc/self/fd")) == descriptors
-
-
-async def three_threads() -> None:
-    """At once."""
-    barrier = threading.Barrier(3, timeout=10)
-    await asyncio.gather(*[asyncio.to_thread(barrier.wait) for _ in range(3)])
 
 
 async def cancel_three(path: Path, way: str) -> None:
@@ -301,10 +304,12 @@ def test_direct_leaves_the_cache_alone(
     """By io_uring or by threads, and it says which; nothing of the file is cached afterwards."""
     if not has_ring:
         monkeypatch.setattr(_native, "ring_read", lambda *words: False)
+    stayed = drop_file(str(path))  # all of it on tmpfs
     with load(path, "direct") as loaded:
         assert bytes(loaded.view()) == content
-        assert ("threads" in loaded.report.how) is not has_ring or "io_uring" in loaded.report.how
-        assert not any(loaded.orders() or {}) or "fell back" in " ".join(loaded.report.why)
+        assert has_ring or "threads" in loaded.report.how
+        assert any(word in loaded.report.how for word in ("threads", "io_uring"))
+        assert sum((loaded.orders() or {}).values()) < stayed + PAGE or "fell back" in " ".join(loaded.report.why)
 
 
 def test_where_a_ring_is_refused_threads_read(path: Path, content: bytes) -> None:
@@ -323,8 +328,19 @@ def test_where_a_ring_is_refused_threads_read(path: Path, content: bytes) -> Non
         assert bytes(loaded.view()) == content
 
 
+def test_where_a_ring_gives_up_threads_read(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ECANCELED is no fault of the file: the kernel had no worker for a request, as under many signals."""
+    monkeypatch.setattr(_native, "ring_read", raising(errno.ECANCELED))
+    with load(path, "direct") as loaded:
+        assert "threads" in loaded.report.how
+        assert bytes(loaded.view()) == content
+
+
 def test_a_ring_tells_of_its_own_errors(path: Path) -> None:
     """A read that the kernel refuses is its errno; a ring deeper than there is room for is EINVAL."""
+    with path.open("r+b") as file, elfolio.Buffer(M) as memory:
+        if not _native.ring_read(file.fileno(), memory.address, 0, M, M, 64 * K, 4, None):
+            pytest.skip("this process may have no io_uring; to force: echo 0 > /proc/sys/kernel/io_uring_disabled")
     with path.open("wb") as file, elfolio.Buffer(M) as memory:
         for number, fd, depth in ((errno.EBADF, file.fileno(), 4), (errno.EINVAL, file.fileno(), 65)):
             with pytest.raises(OSError) as caught:
@@ -406,6 +422,7 @@ def test_huge_pages_are_counted(path: Path) -> None:
 
 def test_where_none_came_it_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folios that were read, and are smaller than asked for, are a reason in the report."""
+    need_cold(path)
     monkeypatch.setattr(_native, "populate", lambda *words: (1, 0))
     with load(path) as loaded:
         assert any("came in smaller folios" in why for why in loaded.report.why)
@@ -413,6 +430,7 @@ def test_where_none_came_it_is_said(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_huge_folios_in_vain(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once compaction fails and huge pages do not come, the rest is read into small folios, in the same mapping."""
+    need_cold(path)
     count = 0
 
     def grows() -> int:
@@ -456,6 +474,7 @@ def test_torch_has_no_copy(path: Path) -> None:
 
 def test_more_than_memory_is_read_on_demand(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is read beforehand than is available; the rest comes as it is touched."""
+    need_cold(path)
     monkeypatch.setattr(load_job, "_TRIFLE", M)
     monkeypatch.setattr(load_job, "available", lambda: 4 * M)
     with load(path) as loaded:
@@ -556,6 +575,20 @@ def test_a_buffer_must_fit(path: Path) -> None:
             elfolio.load(path, into=buffer, strategy="mmap")
 
 
+@pytest.mark.parametrize("way", ["auto", *COPIES])
+def test_a_buffer_is_free_after_an_error(path: Path, way: str) -> None:
+    """What ends a load into a buffer comes through the buffer's own context, which closes."""
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, OSError)) as caught, elfolio.Buffer(SIZE + PAGE) as buffer:
+        elfolio.load(path, strategy=way, into=buffer, progress=stop)
+    assert not isinstance(caught.value, OSError) or caught.value.errno == errno.EOPNOTSUPP
+    with pytest.raises(ValueError, match="closed"):
+        buffer.view()
+
+
 def test_compare_keeps_every_sample(path: Path) -> None:
     """Every strategy and the control, cold and warm, once a round; one that cannot be says why."""
     trials = compare(str(path), rounds=2)
@@ -563,6 +596,6 @@ def test_compare_keeps_every_sample(path: Path) -> None:
     assert len(trials) == 2 * (len(WAYS) + 1)
     for one in trials:
         assert (len(one.reports) == 2) is not bool(one.error)
-        assert one.stayed == 0
-    assert all(one.reports[0].cached_before == 0 for one in trials if not one.warm and one.reports)
+        if not one.warm:
+            assert all((report.cached_before or 0) <= one.stayed for report in one.reports)
     assert all(one.reports[0].cached_before for one in trials if one.warm and one.reports)

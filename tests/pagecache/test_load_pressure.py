@@ -10,7 +10,7 @@ import pytest
 
 import elfolio
 from elfolio.pagecache.load_compare import drop_file
-from tests.pagecache.files import HUGE, M
+from tests.pagecache.files import HUGE, M, need_cold
 from tests.pagecache.fragmenting import fragmented
 
 pytestmark = pytest.mark.root
@@ -34,7 +34,10 @@ def group() -> tuple[Path, str]:
 @pytest.fixture
 def small() -> Iterator[Path]:
     folder, limit = group()
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"{folder}: {error.strerror}; to force: mount it for writing, as outside of a container")
     try:
         (folder / limit).write_text(str(LIMIT))
         yield folder
@@ -65,7 +68,7 @@ def test_more_than_its_cgroup_may_have(small: Path, tmp_path: Path) -> None:
     with path.open("wb") as file:
         for at in range(SIZE // M):
             file.write(bytes([at & 255]) * M)
-    drop_file(str(path))
+    need_cold(path)
     words = [sys.executable, "-c", IN_GROUP, str(small), str(path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

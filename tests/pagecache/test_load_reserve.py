@@ -7,15 +7,13 @@ import pytest
 
 import elfolio
 from elfolio.pagecache import reserve as module
-from elfolio.pagecache.load_compare import drop_file
-from tests.pagecache.files import HUGE, M
+from tests.pagecache.files import HUGE, M, need_cold
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "file"
     file.write_bytes(b"x" * (5 * M))
-    drop_file(str(file))
     return file
 
 
@@ -39,6 +37,7 @@ def test_it_is_held_and_given_back() -> None:
 
 def test_a_load_takes_what_it_reads(path: Path) -> None:
     """As much as is not cached, in whole huge pages, and no more; of a second load nothing."""
+    need_cold(path)
     with elfolio.reserve(16 * M) as held:
         elfolio.load(path).close()
         assert (held.released, len(held)) == (6 * M, 10 * M)
@@ -48,6 +47,7 @@ def test_a_load_takes_what_it_reads(path: Path) -> None:
 
 def test_several_give_together(path: Path) -> None:
     """What one does not have comes from the next."""
+    need_cold(path)
     with elfolio.reserve(2 * M) as one, elfolio.reserve(2 * M) as two, elfolio.reserve(16 * M) as three:
         elfolio.load(path).close()
         assert one.released + two.released + three.released == 6 * M
@@ -55,6 +55,7 @@ def test_several_give_together(path: Path) -> None:
 
 def test_a_child_leaves_it_alone(path: Path) -> None:
     """After a fork the reservation is the parent's: a load of the child's releases nothing."""
+    need_cold(path)
     with elfolio.reserve(8 * M) as held:
         pid = os.fork()
         if pid == 0:
