@@ -1,6 +1,7 @@
 """`elfolio load` of models: the header is checked first, what it holds is said, an index loads what it names."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_a_wrong_model_is_one_line(tmp_path: Path, model: Path, name: str, conte
     found = json.loads(done.stdout)
     assert [entry["path"] for entry in found["files"]] == [str(model)]
     assert [entry["path"] for entry in found["problems"]] == [str(bad)]
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.gguf", "x.index.json"])
+def test_a_fifo_is_no_model(tmp_path: Path, name: str) -> None:
+    """Nobody is waited for: one line, status 2."""
+    os.mkfifo(tmp_path / name)
+    done = elfolio("load", str(tmp_path / name))
+    assert (done.status, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"elfolio load: {tmp_path / name}: not a regular file\n"
 
 
 def test_a_gguf_file_is_said(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Headers are read and checked when files are opened; data comes with each tensor 
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -147,5 +148,7 @@ def _part(path: Path, read: Callable[[int, str], Any]) -> Part:
     name = os.fspath(path)
     with open_quietly(name) as fd:
         status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # to read a directory is EISDIR
+            raise FormatError(name, "not a regular file")
         header = read(fd, name)
     return Part(name, status, header.tensors, header.metadata)

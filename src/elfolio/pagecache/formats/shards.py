@@ -7,6 +7,7 @@ tensor the file it is in, in the index's own directory.
 import os
 import stat
 
+from elfolio.live.cached import open_quietly
 from elfolio.pagecache.formats.fault import FormatError
 from elfolio.pagecache.formats.safetensors import LONGEST
 from elfolio.pagecache.formats.strictjson import Members, parse
@@ -38,7 +39,7 @@ def read_index(path: str) -> dict[str, frozenset[str]]:
 
 
 def _members(path: str) -> Members:
-    with open(path, "rb") as file:
+    with open_quietly(path) as fd, open(fd, "rb", closefd=False) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise FormatError(path, "not a regular file")
         raw = file.read(LONGEST + 1)
