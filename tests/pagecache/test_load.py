@@ -505,6 +505,17 @@ BAD = {
 }
 
 
+def test_what_cannot_be_mapped_is_read(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file system without mappings auto copies, and says why; mmap by name is EOPNOTSUPP."""
+    monkeypatch.setattr(load_mapped, "file_mapping", raising(errno.ENODEV))
+    with elfolio.load(path) as loaded:
+        assert (loaded.report.strategy, bytes(loaded.view())) == ("read", content)
+        assert any("maps no files" in why for why in loaded.report.why)
+    with pytest.raises(OSError, match="maps no files") as caught:
+        elfolio.load(path, strategy="mmap")
+    assert (caught.value.errno, caught.value.filename) == (errno.EOPNOTSUPP, str(path))
+
+
 @pytest.mark.parametrize(("where", "keywords", "number"), BAD.values(), ids=BAD)
 def test_what_cannot_be_loaded(
     path: Path, where: Callable[[Path], Path], keywords: dict[str, int], number: int

@@ -68,8 +68,10 @@ def scarce(size: int) -> int | None:
 
 
 def cut_short(job: Job) -> OSError:
-    """The file has fewer bytes than when it was opened."""
+    """The file has fewer bytes than when it was opened, or than its size says, as files of /sys."""
     now = os.fstat(job.fd).st_size
+    if now >= job.part.end:
+        return OSError(errno.ESTALE, f"its size is {now} bytes, and it gives fewer: read it to its end", job.path)
     said = f"it has been cut short to {now} bytes meanwhile, and is not loaded; try again"
     return OSError(errno.ESTALE, said, job.path)
 

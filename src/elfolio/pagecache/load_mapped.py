@@ -87,7 +87,13 @@ def _will_need(job: Job, piece: Piece, start: int, end: int) -> None:
 def _file_mapping(job: Job) -> Piece:
     if is_hugetlb(job.fd):
         raise OSError(errno.EOPNOTSUPP, "a file of hugetlbfs is not mapped; the strategy read copies it", job.path)
-    return file_mapping(job.fd, job.part)
+    try:
+        return file_mapping(job.fd, job.part)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            said = "its file system maps no files; the strategy read copies it"
+            raise OSError(errno.EOPNOTSUPP, said, job.path) from error
+        raise OSError(error.errno, error.strerror, job.path) from error
 
 
 def _fill(job: Job, piece: Piece, start: int, end: int, is_enough: Callable[[], bool] = lambda: False) -> int:
