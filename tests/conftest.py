@@ -152,7 +152,11 @@ def every_child() -> list[int]:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
     except ChildProcessError:
         return []  # the usual case, for one system call
-    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    found: list[int] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended has handed them on
+            found += map(int, path.read_text().split())
+    return found
 
 
 def _descriptors() -> dict[int, str]:

@@ -7,7 +7,8 @@ import pytest
 
 import elfolio
 from elfolio.spawn.options import Options
-from elfolio.spawn.warmplan import _kept
+from elfolio.spawn.plan import NULL_DEVICE, compile_plan
+from elfolio.spawn.warmplan import _kept, warm_side
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,11 @@ from elfolio.spawn.warmplan import _kept
 def test_what_stays_open(keywords: dict[str, Any], kept: set[int]) -> None:
     """Beside its streams a warm child keeps what was passed or made, unless an action marked it close-on-exec."""
     assert _kept(Options(**keywords)) == {0, 1, 2} | kept
+
+
+def test_nothing_may_stay_open() -> None:
+    """A child that is to close all three streams and has nothing else can be asked for."""
+    options = Options(actions=[elfolio.Close(0), elfolio.Close(1), elfolio.Close(2)])
+    streams = (NULL_DEVICE, NULL_DEVICE, NULL_DEVICE)
+    assert _kept(options) == set()
+    assert warm_side(compile_plan(options, streams), options, streams).native is not None

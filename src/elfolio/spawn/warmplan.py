@@ -49,7 +49,7 @@ def _compile(options: Options, streams: tuple[int, int, int]) -> WarmSide:
     b = Builder()
     unsent_steps(b, options, set())
     steps = b.steps_object()
-    highest = max(2, *targets, *kept, *_made(options.actions))
+    highest = max((2, *targets, *kept, *_made(options.actions)))
     may_block = any(isinstance(action, Open) for action in options.actions)
     # Signals are set back to their default without fail.
     may_fail = not set(b.labels) <= {"restore_signals", "umask"}
