@@ -3,7 +3,8 @@
  * MADV_POPULATE_READ over small folios walks the page tables again for every page, also for the fifteen that the fault
  * for the first one has mapped beside it (do_fault_around, mm/memory.c): so it is asked for one page in sixteen. Where
  * that leaves a page out (not read yet, or the kernel maps less around a fault) the page table shows it, and all of the
- * block is asked for. A block in one huge folio is mapped by its first fault, all of it.
+ * block is asked for. A block in one huge folio is mapped by its first fault, all of it: once some have been, the next
+ * ones are asked for together, since a walk passes over a huge entry in one step.
  */
 #include "populate.h"
 
@@ -20,6 +21,8 @@
 /* fault_around_bytes; who sets it lower (debugfs) pays for whole blocks. */
 #define AROUND 65536
 #define PRESENT (UINT64_C(1) << 63)
+/* Huge blocks in a row after which the next are expected to be huge too. */
+#define STREAK 4
 
 static int ask(char *at, size_t size)
 {
@@ -42,6 +45,17 @@ static int has_gap(int pagemap, const char *at, size_t size)
     arg.vec_len = arg.max_pages = 1;
     arg.inverted = arg.required = arg.returned = SCAN_PRESENT;
     return ioctl(pagemap, SCAN, &arg) != 0; /* ENOTTY before 6.7 */
+}
+
+/* Whether huge entries map all of it: one region from end to end. No before 6.7. */
+static int is_huge(int pagemap, const char *at, size_t size)
+{
+    struct region found = {0, 0, 0};
+    struct scan_arg arg = {.size = sizeof arg, .start = (uintptr_t)at, .end = (uintptr_t)at + size};
+    arg.vec = (uintptr_t)&found;
+    arg.vec_len = 1;
+    arg.required = arg.returned = SCAN_HUGE;
+    return ioctl(pagemap, SCAN, &arg) == 1 && found.start == arg.start && found.end == arg.end;
 }
 
 static int by_strides(char *at, size_t size, size_t page, int pagemap)
@@ -69,9 +83,25 @@ static int one_block(char *at, size_t huge, size_t page, int pagemap, struct pop
     return by_strides(at, huge, page, pagemap);
 }
 
+/* Huge pages of which every one is expected to be in one folio. */
+static int several(char *at, size_t count, size_t huge, int pagemap, struct populated *p)
+{
+    int err = ask(at, count * huge);
+    if (err)
+        return err;
+    p->whole += count;
+    if (is_huge(pagemap, at, count * huge)) {
+        p->huge += count;
+        return 0;
+    }
+    for (; count; count--, at += huge)
+        p->huge += (size_t)is_huge(pagemap, at, huge);
+    return 0;
+}
+
 int populate(char *at, size_t size, size_t huge, int pagemap, struct populated *p)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), streak = 0;
     *p = (struct populated){0, 0, 0};
     while (p->done < size) {
         char *here = at + p->done;
@@ -80,6 +110,8 @@ int populate(char *at, size_t size, size_t huge, int pagemap, struct populated *
         int err;
         if (pagemap < 0)
             err = ask(here, step = left);
+        else if (streak >= STREAK && left >= huge)
+            err = several(here, left / huge, huge, pagemap, p), step = left / huge * huge;
         else if (step == huge)
             err = one_block(here, huge, page, pagemap, p);
         else
@@ -87,6 +119,7 @@ int populate(char *at, size_t size, size_t huge, int pagemap, struct populated *
         if (err)
             return err;
         p->done += step;
+        streak = step >= huge && pagemap >= 0 && is_huge(pagemap, here, step) ? streak + 1 : 0;
     }
     return 0;
 }
