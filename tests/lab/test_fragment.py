@@ -2,11 +2,13 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from bench import fragment
 from bench.fragment_memory import LEFT, PAGE, available
+from bench.fragment_seen import Level, apart, fill
 
 LARGE = 12 << 30
 
@@ -24,9 +26,9 @@ def test_a_file_gets_the_folios_that_are_simulated() -> None:
     if os.sysconf("SC_PHYS_PAGES") * PAGE < LARGE or available() < LEFT + (6 << 30):
         pytest.skip("needs 12 GiB of memory with 9 available; to force: a machine with more")
     before = available()
-    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
-        fragment.fill(file.fileno())
-        found = fragment.apart(fragment.Level(0.5, 4, 1.0), file.name)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        fill(Path(folder) / "file")
+        found = apart(Level(0.5, 4, 1.0), f"{folder}/file")
     assert found is not None
-    assert max(abs(a - b) for a, b in zip(found["got"], found["simulated"], strict=True)) <= 0.15
+    assert max(abs(a - b) for a, b in zip(found.got, fragment.simulated(found), strict=True)) <= 0.15
     assert available() > before - (2 << 30)
