@@ -30,7 +30,7 @@ from elfolio.kernel.memory_map import mapped
 from elfolio.kernel.real_check import GROUPS
 
 SEEDS = range(1, 5)
-CHECK = (Level(0.8, 4, 1.0), Level(0.55, 1, 0.97), Level(0.35, 6, 1.0), Level(0.15, 2, 0.9), Level(0.0, 8, 1.0))
+CHECK = (Level(0.7, 3, 1.0), Level(0.45, 5, 1.0), Level(0.2, 1, 0.95), Level(0.05, 7, 1.0), Level(0.0, 2, 0.98))
 CALIBRATION = (Level(0.5, 3, 1.0), Level(0.1, 0, 0.95), Level(0.0, 5, 1.0), Level(0.25, 7, 0.8))
 
 

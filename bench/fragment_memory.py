@@ -10,7 +10,6 @@ import fcntl
 import mmap
 import os
 import re
-import time
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -115,9 +114,10 @@ class Held:
         self.taken = self.taken_whole = 0
 
 
-def settle(waiting: "Iterable[int]", most: int = 6, enough: int = 24 << 10) -> None:
-    """Until processors' own lists have given back all but so many pages, at most so many seconds."""
+def settle(waiting: "Iterable[int]", most: int = 1000, enough: int = 24 << 10) -> None:
+    """Until processors' own lists have given back all but so many pages: each time that the kernel brings its counts up
+    to date, which it does once a second by itself, they shrink."""
     for _, left in zip(range(most), waiting, strict=False):
         if left < enough:
             return
-        time.sleep(1)
+        Path("/proc/sys/vm/stat_refresh").write_text("1")

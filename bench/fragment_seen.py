@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ MOST = 20 << 30
 """Bytes that are held, at most."""
 SECONDS = 240
 _POPULATE_READ = 22
+_STEP = 32 << 20
 
 
 class Level(NamedTuple):
@@ -115,6 +117,7 @@ def see(level: Level, path: str) -> Seen:
         work = {name: count - before[name] for name, count in _counts().items() if count != before[name]}
     finally:
         held.close()
+        settle(iter(waiting_pages, None))
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     return Seen(flags, zones, dict(host.blocks or {}), pinned, free, waiting, max(2 * BLOCK, _window(fd)), got, work)
 
@@ -141,12 +144,13 @@ def fragment(held: Held, level: Level) -> tuple[list[int], list[int]]:
         if chance.random() < level.pinned:
             pins.append(pages[chance.choice(stay)])
     held.pin(pins)
+    now = held.frames()  # compaction may have moved them until then
     held.release(sorted(free))
     settle(iter(waiting_pages, None))
     held.take_whole(leave=46)  # of the lower zone, which keeps as many for itself
     last = sorted(page for block in given for page in blocks[block].values())
     held.release(last)
-    return [frames[page] for page in pins], [frames[page] for page in (*free, *last)]
+    return [now[page] for page in pins], [now[page] for page in (*free, *last)]
 
 
 def shares(pages: dict[int, int]) -> list[float]:
@@ -156,11 +160,16 @@ def shares(pages: dict[int, int]) -> list[float]:
 
 
 def _load(fd: int) -> dict[int, int]:
+    """Pages by the order of their folios, each piece as it was read: later the kernel may reclaim some of it."""
+    found: Counter[int] = Counter()
     with mmap.mmap(fd, FILE, prot=mmap.PROT_READ) as memory:
         memory.madvise(mmap.MADV_HUGEPAGE)
-        for at in range(0, FILE, 32 << 20):
-            memory.madvise(_POPULATE_READ, at, 32 << 20)
-        return {order: size // PAGE for order, size in look(fd).orders().items() if order >= 0}
+        for at in range(0, FILE, _STEP):
+            memory.madvise(_POPULATE_READ, at, _STEP)
+            for order, size in look(fd, at, _STEP).orders().items():
+                found[order] += size // PAGE
+    del found[-1]
+    return found
 
 
 def _counts() -> dict[str, int]:

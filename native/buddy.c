@@ -6,7 +6,8 @@
 
 #define CLUSTER 32 /* SWAP_CLUSTER_MAX */
 #define COSTLY 3   /* PAGE_ALLOC_COSTLY_ORDER */
-#define WAKES 5
+#define AT_WORK 500 /* in a thousand: how often kswapd is at work already when it is woken. Measured */
+#define WAKES 5     /* of kswapd, for one of kcompactd. Measured */
 
 static const uint8_t FALLBACKS[MIGRATE_TYPES][2] = {
     [UNMOVABLE] = {RECLAIMABLE, MOVABLE}, [MOVABLE] = {RECLAIMABLE, UNMOVABLE}, [RECLAIMABLE] = {UNMOVABLE, MOVABLE}};
@@ -254,10 +255,12 @@ static void reclaim(struct buddy *z, uint32_t until, uint64_t *counter, int all)
     }
 }
 
-/* kswapd, woken for this order: it reclaims compact_gap pages and sleeps again. Now and then kcompactd runs then, and
- * blocks that compaction failed in are looked at again. How often was measured: WAKES. */
+/* kswapd, woken for this order: unless it is at work already, it reclaims compact_gap pages and sleeps again. Now and then
+ * kcompactd runs then, and blocks that compaction failed in are looked at again. */
 static void wake_kswapd(struct buddy *z, unsigned order)
 {
+    if (buddy_random(z) % 1000 < AT_WORK)
+        return;
     reclaim(z, z->free + (2u << order), &z->done.background, 0);
     if (++z->wakes < WAKES)
         return;
@@ -267,19 +270,24 @@ static void wake_kswapd(struct buddy *z, unsigned order)
 }
 
 /* __alloc_pages_slowpath for a request that may fail (__GFP_NORETRY): costly orders compact first, and reclaim only where
- * that was begun. */
+ * that was begun. Each turn wakes kswapd. */
 static uint32_t slow_path(struct buddy *z, unsigned order, enum migrate_type type, int flags)
 {
+    uint32_t page = BUDDY_NONE;
     z->done.stalls++;
-    wake_kswapd(z, order);
-    uint32_t page = from_lists(z, order, type);
     for (int turn = order > COSTLY ? 0 : 1; page == BUDDY_NONE && turn < 2; turn++) {
+        wake_kswapd(z, order);
+        page = from_lists(z, order, type);
+        if (page != BUDDY_NONE)
+            break;
         if (turn && z->free < z->high + (2u << order))
             reclaim(z, z->free + CLUSTER, &z->done.direct, 0);
         enum compacted result = buddy_compact(z, order, flags & BUDDY_NOFS);
-        if (result == COMPACT_SKIPPED && order > COSTLY)
+        if (result <= COMPACT_DEFERRED && order > COSTLY)
             break;
         page = result == COMPACT_DONE ? from_lists(z, order, type) : BUDDY_NONE;
+        if (page != BUDDY_NONE)
+            buddy_served(z, order);
     }
     return page;
 }

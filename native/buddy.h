@@ -24,7 +24,7 @@ enum page_kind { TAIL, FREE, KERNEL = FREE + MIGRATE_TYPES, SLAB, ANON, CACHE, B
  * on, how often the page cache is used again before it is reclaimed. */
 enum { BUDDY_DIRECT = 1, BUDDY_NOFS = 2, BUDDY_AGAIN = 2, BUDDY_MOST_AGAIN = 7 };
 
-enum compacted { COMPACT_SKIPPED, COMPACT_FAILED, COMPACT_DONE };
+enum compacted { COMPACT_SKIPPED, COMPACT_DEFERRED, COMPACT_FAILED, COMPACT_DONE };
 
 struct list {
     uint32_t head, tail;
@@ -45,6 +45,7 @@ struct buddy {
     uint32_t pages, blocks, free, min, low, high;
     uint32_t migrate, target;    /* where compaction's two scanners stand */
     uint32_t wakes;              /* of kswapd, since kcompactd last ran */
+    uint32_t considered, shift, failed_order; /* compact_considered, compact_defer_shift, compact_order_failed */
     uint64_t random;
     uint32_t *next, *prev;       /* by page number: of its free list, owner or the page cache */
     uint16_t *owner;
@@ -68,6 +69,7 @@ void buddy_forget(struct buddy *z, enum page_kind kind, unsigned owner);
 int buddy_pin(struct buddy *z, uint32_t page, unsigned order, enum page_kind kind, unsigned owner);
 enum compacted buddy_compact(struct buddy *z, unsigned order, int nofs);
 void buddy_kcompactd(struct buddy *z, unsigned order);
+void buddy_served(struct buddy *z, unsigned order);
 void buddy_compact_all(struct buddy *z);
 uint64_t buddy_random(struct buddy *z);
 void buddy_map(struct buddy *z, const uint64_t *flags, uint32_t count, unsigned unused, unsigned used);

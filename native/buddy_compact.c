@@ -6,7 +6,8 @@
 
 #define CLUSTER 32 /* COMPACT_CLUSTER_MAX */
 #define COSTLY 3   /* PAGE_ALLOC_COSTLY_ORDER */
-#define CONTENDED 120 /* in a thousand, for each page block: measured */
+#define MOST_DEFERRED 6 /* COMPACT_MAX_DEFER_SHIFT */
+#define CONTENDED 10 /* in a thousand, for each page block. Measured */
 
 /* PB_migrate_skip, apart for the two scanners. */
 enum { NO_SOURCE = 1, NO_TARGET = 2 };
@@ -216,12 +217,40 @@ static uint32_t source(struct buddy *z, unsigned order, int any, unsigned *failu
     return block;
 }
 
+/* compaction_deferred: after each pass of kcompactd in vain, twice as many requests go without compaction, up to 63. */
+static int deferred(struct buddy *z, unsigned order)
+{
+    if (order < z->failed_order)
+        return 0;
+    if (++z->considered < 1u << z->shift)
+        return 1;
+    z->considered = 1u << z->shift;
+    return 0;
+}
+
+/* defer_compaction. */
+static void defer(struct buddy *z, unsigned order)
+{
+    z->considered = 0;
+    z->shift += z->shift < MOST_DEFERRED;
+    z->failed_order = order < z->failed_order ? order : z->failed_order;
+}
+
+/* compaction_defer_reset: a request for `order` was met after compaction. */
+void buddy_served(struct buddy *z, unsigned order)
+{
+    z->considered = z->shift = 0;
+    z->failed_order = order >= z->failed_order ? order + 1 : z->failed_order;
+}
+
 /* compact_zone, asynchronous, for one block of `order`: movable page blocks, each left at the first page that cannot be
  * moved and skipped from then on. It gives up where others hold a lock that it wants (COMPACT_CONTENDED): CONTENDED. */
 enum compacted buddy_compact(struct buddy *z, unsigned order, int nofs)
 {
     uint32_t size = order < BUDDY_BLOCK ? 1u << order : 1u << BUDDY_BLOCK, block = 0;
     unsigned failures = 0;
+    if (deferred(z, order))
+        return COMPACT_DEFERRED;
     if (z->free < z->low + (2u << order)) {
         z->done.skipped++;
         return COMPACT_SKIPPED;
@@ -243,6 +272,8 @@ void buddy_kcompactd(struct buddy *z, unsigned order)
 {
     unsigned failures = 0;
     uint32_t block = 0;
+    if (deferred(z, order))
+        return;
     while (!has_free(z, order) && block != BUDDY_NONE) {
         block = source(z, order, 1, &failures);
         if (block != BUDDY_NONE && empty(z, block << BUDDY_BLOCK, 1u << BUDDY_BLOCK, 0, 0))
@@ -251,6 +282,10 @@ void buddy_kcompactd(struct buddy *z, unsigned order)
     if (block == BUDDY_NONE)
         begin_anew(z);
     release_stock(z);
+    if (!has_free(z, order))
+        defer(z, order);
+    else if (order >= z->failed_order)
+        z->failed_order = order + 1;
 }
 
 /* compact_memory: everything that can move, whatever lies beside it, from the bottom to the top. */

@@ -41,7 +41,7 @@ LEFT_OUT = (
     "zones and nodes: all memory is one zone, without ALLOC_NOFRAGMENT, HighAtomic, CMA and watermark boosts",
     "swap: anonymous memory is never reclaimed, page cache goes by age (no active list or generations)",
     "dirty pages and writeback: all page cache is clean",
-    "proactive compaction; kswapd and kcompactd run at once when they are woken, kcompactd one time in five",
+    "proactive compaction; kswapd and kcompactd run at once when they are woken: every second and every tenth time",
     "locks that others hold: compaction gives up by chance, as often as it did on the machine it was calibrated on",
     "time: nothing else runs during the load, and costs are counted in pages moved, not in seconds",
 )

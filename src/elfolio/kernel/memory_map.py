@@ -71,13 +71,16 @@ def mapped(
 
 
 def _hold_back(words: "memoryview[int]", zone: MemoryZone) -> None:
+    """The kernel only counts: what stays is what fits no large request. So it is taken where least is free."""
     left = zone.min + zone.protected
-    for frame in range(zone.start, min(zone.start + zone.spanned, len(words))):
-        if left <= 0:
-            return
-        if words[frame] & _BUDDY:
+    by_block = []
+    for start in range(zone.start, min(zone.start + zone.spanned, len(words)), BLOCK):
+        free = [at for at in range(start, min(start + BLOCK, len(words))) if words[at] & _BUDDY]
+        by_block.append((len(free), free))
+    for _, free in sorted(by_block):
+        for frame in free[: max(0, left)]:
             words[frame] = _RESERVED
-            left -= 1
+        left -= len(free)
 
 
 def _stray(words: "memoryview[int]", most: int) -> list[int]:
