@@ -223,3 +223,17 @@ def test_orders_are_the_kernels() -> None:
     """Eleven orders: 0 to 10."""
     assert ORDERS == 11
     assert Zone(4096).free_blocks()[MigrateType.MOVABLE] == (0,) * 10 + (4,)
+
+
+def test_compaction_that_finds_nothing_is_put_off() -> None:
+    """Every page block has a page that cannot be moved: after some passes in vain most requests for huge folios fail
+    without another one."""
+    zone = Zone(128 * BLOCK, 1)
+    for block in range(128):
+        assert zone.pin(block * BLOCK + 7, 0, Kind.HELD, 1)
+    for owner in range(2, 2 + 400):
+        zone.read(Kind.FILE, owner, 2 * BLOCK, order=9, window=2 * BLOCK)
+        zone.forget(Kind.FILE, owner)
+    work = zone.work()
+    assert work.failed[9] == 400
+    assert work.compactions < 200

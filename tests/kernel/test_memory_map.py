@@ -103,3 +103,11 @@ def test_flags_that_do_not_fit_are_refused() -> None:
     """More pages than the zone has: an error, not a write beside it."""
     with pytest.raises(ValueError, match="out of range"):
         Zone(1024).lay(bytes(8 * 2048), 5, 6)
+
+
+def test_what_a_lower_zone_keeps_for_itself_is_what_fits_no_large_request() -> None:
+    """100 pages are held: those of the page block with the fewest free pages first, and no other is touched."""
+    lower = MemoryZone("DMA32", 0, 2048, min=10, low=20, high=30, boost=0, protected=90)
+    upper = MemoryZone("Normal", 2048, 2048, min=16, low=32, high=48, boost=0, protected=0)
+    zone = zone_of({range(1024, 1400): ANON | LRU}, zones=(lower, upper))
+    assert [block.held for block in zone.blocks()] == [0, 0, 100, 0, 0, 0, 0, 0]
