@@ -89,7 +89,7 @@ def _show(level: Level, got: list[float], foretold: list[float]) -> None:
 def _write(found: dict[Level, tuple[list[float], list[float]]]) -> None:
     target = Path(__file__).resolve().parent.parent / "src/elfolio/kernel/real_check.py"
     text = target.read_text()
-    machine = f"Linux {os.uname().release}, {os.sysconf('SC_PHYS_PAGES') * PAGE / (1 << 30):.1f} GiB"
+    machine = f"Linux {os.uname().release.split('-')[0]}, {os.sysconf('SC_PHYS_PAGES') * PAGE / (1 << 30):.1f} GiB"
     body = "".join(
         f"        Held({level.whole}, {level.order}, {level.pinned}, "
         f"{tuple(round(x, 3) for x in got)}, {tuple(round(x, 3) for x in foretold)}),\n"
